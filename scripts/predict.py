@@ -1,0 +1,7 @@
+"""Recognise the digits in pictures: python scripts/predict.py IMAGE ..."""
+
+from torchdigits.cli import main
+from torchdigits.inference import predict
+
+if __name__ == "__main__":
+    main(predict)

@@ -1,0 +1,78 @@
+import os
+import runpy
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder that has MNIST in both formats."""
+    folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR", ROOT / "data"))
+    if not all((folder / name).exists() for name in [PICKLE_FILE, *(IDX_FOLDER / idx for idx in IDX_FILES_MD5)]):
+        pytest.skip("MNIST is not there in both formats: set TORCHDIGITS_DATA_DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_dir: Path) -> DigitSplits:
+    return load_splits("mnist", mnist_dir)
+
+
+@pytest.fixture(scope="session")
+def digits() -> DigitSplits:
+    return load_splits("digits")
+
+
+class Outcome(NamedTuple):
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a script as its user would, but in this process: importing Lightning anew takes seconds."""
+
+    def run(name: str, *arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        # pytest would keep warnings for itself, and turn them into errors: here they go to stderr, as for a user.
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda *shown: print(warnings.formatwarning(*shown[:4]), file=sys.stderr)
+            try:
+                runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+def assert_one_line_error(outcome: Outcome, *words: str) -> None:
+    """One line on stderr that has the words, nothing on stdout, exit status 2."""
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.endswith("\n")
+    for word in words:
+        assert word in outcome.err

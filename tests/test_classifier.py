@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from torchdigits import DigitClassifier, DigitsDataModule, quadratic_cost
+from torchdigits.datasets import DigitSplits
+from torchdigits.errors import OptionError
+
+
+def quiet_trainer(**options: object) -> L.Trainer:
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return L.Trainer(**quiet | options)  # type: ignore[arg-type]
+
+
+def truth(classifier: DigitClassifier, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Cost and accuracy, worked out an example at a time."""
+    with torch.no_grad():
+        outputs = [classifier(image / 255) for image in images]
+    costs = [
+        sum((float(a) - (digit == label)) ** 2 for digit, a in enumerate(output)) / 2
+        for output, label in zip(outputs, labels.tolist(), strict=True)
+    ]
+    hits = [int(output.argmax()) == label for output, label in zip(outputs, labels.tolist(), strict=True)]
+    return sum(costs) / len(costs), sum(hits) / len(hits)
+
+
+def test_logged_means_are_those_of_the_examples(digits: DigitSplits) -> None:
+    torch.manual_seed(0)
+    # So small a step leaves the network as it is, so that the means over the epoch can be worked out after it.
+    classifier = DigitClassifier(learning_rate=1e-30)
+    trainer = quiet_trainer(max_epochs=1)
+    module = DigitsDataModule(digits, batch_size=100)
+    trainer.fit(classifier, module)
+    logged = dict(trainer.callback_metrics)
+    trainer.test(classifier, module, verbose=False)
+    logged |= trainer.callback_metrics
+    for name, part in digits._asdict().items():
+        cost, accuracy = truth(classifier, *part)
+        assert float(logged[f"{name}_cost"]) == pytest.approx(cost, rel=1e-5)
+        assert float(logged[f"{name}_accuracy"]) == pytest.approx(accuracy, rel=1e-6)
+
+
+def test_training_lowers_the_cost_and_prediction_gives_the_activations(digits: DigitSplits) -> None:
+    torch.manual_seed(0)
+    classifier = DigitClassifier()
+    before = truth(classifier, *digits.test)
+    trainer = quiet_trainer(max_epochs=3)
+    module = DigitsDataModule(digits)
+    trainer.fit(classifier, module)
+    after = truth(classifier, *digits.test)
+    assert after[0] < before[0] / 2
+    assert after[1] > 0.7 > before[1]
+    images = digits.test.images / 255
+    (predicted,) = trainer.predict(classifier, module)  # type: ignore[misc]
+    assert torch.equal(predicted, classifier(images))
+    assert torch.equal(classifier.predict_step(images, 0), predicted)
+
+
+def test_an_update_averages_a_short_mini_batch_over_its_own_size(digits: DigitSplits) -> None:
+    torch.manual_seed(0)
+    classifier = DigitClassifier(learning_rate=2.0)
+    images, labels = digits.training.images[:3] / 255, digits.training.labels[:3]
+    gradients = torch.autograd.grad(quadratic_cost(classifier(images), labels), list(classifier.parameters()))
+    expected = [p.detach() - 2.0 * g for p, g in zip(classifier.parameters(), gradients, strict=True)]
+    part = type(digits.training)(digits.training.images[:3], labels)
+    quiet_trainer(max_epochs=1).fit(classifier, DigitsDataModule(DigitSplits(part, part, part), batch_size=10))
+    for parameter, wanted in zip(classifier.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), wanted, rtol=0, atol=1e-6)
+
+
+def test_hyper_parameters_are_saved_as_plain_types_and_reload(tmp_path: Path, digits: DigitSplits) -> None:
+    classifier = DigitClassifier(tuple(np.array([784, 12, 10])), np.float64(0.5))
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1)
+    trainer.fit(classifier, DigitsDataModule(digits))
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    hyper_parameters = torch.load(tmp_path / "x.ckpt", weights_only=True)["hyper_parameters"]
+    assert hyper_parameters == {"sizes": [784, 12, 10], "learning_rate": 0.5}
+    assert [type(value) for value in hyper_parameters.values()] == [list, float]
+    assert {type(size) for size in hyper_parameters["sizes"]} == {int}
+    again = DigitClassifier.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    for ours, theirs in zip(again.parameters(), classifier.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("learning_rate", [0, -1, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_no_positive_number_is_refused(learning_rate: float) -> None:
+    with pytest.raises(OptionError, match="learning rate"):
+        DigitClassifier(learning_rate=learning_rate)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_updates_of_one(tmp_path: Path) -> None:
+    # Of 1,217 images the last mini-batch has 7, and the processes 4 and 3 of those.
+    weights, metrics = [], []
+    for devices, batch_size in ((1, 10), (2, 5)):
+        output = tmp_path / f"{devices}"
+        options = f"--dataset digits --epochs 2 --precision 64 --accelerator cpu --output {output}"
+        options += f" --devices {devices} --batch-size {batch_size}"
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "train.py", *options.split()],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split(":")[0] for line in done.stdout.splitlines()[:3]] == ["Epoch 1/2", "Epoch 2/2", "Test"]
+        (run,) = output.iterdir()
+        weights.append(torch.load(run / "last.ckpt", weights_only=True)["state_dict"])
+        metrics.append(np.loadtxt(run / "metrics.csv", delimiter=",", skiprows=1, usecols=range(5)))
+    for name, tensor in weights[0].items():
+        assert torch.linalg.norm(weights[1][name] - tensor) <= 1e-11 * torch.linalg.norm(tensor), name
+    np.testing.assert_allclose(metrics[1], metrics[0], atol=1.1e-6)  # written with six decimals

@@ -1,0 +1,114 @@
+from collections.abc import Iterable
+from itertools import chain
+
+import lightning as L
+import pytest
+import torch
+
+from torchdigits import DigitClassifier, DigitsDataModule
+from torchdigits.datamodule import MiniBatches, epoch_order
+from torchdigits.datasets import Digits, DigitSplits
+from torchdigits.errors import OptionError
+
+
+def numbered(count: int) -> Digits:
+    """Examples whose label is their number, and their pixels its remainder by 256."""
+    numbers = torch.arange(count)
+    return Digits((numbers % 256).to(torch.uint8)[:, None].expand(-1, 784).contiguous(), numbers)
+
+
+def taken(batches: MiniBatches) -> list[list[int]]:
+    return [labels.tolist() for _, labels in batches]
+
+
+def flat(lists: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
+
+
+def test_an_epochs_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
+    orders = {(seed, epoch): epoch_order(1000, seed, epoch) for seed in range(5) for epoch in range(5)}
+    torch.manual_seed(1)
+    for (seed, epoch), order in orders.items():
+        assert torch.equal(order.sort().values, torch.arange(1000))
+        assert torch.equal(order, epoch_order(1000, seed, epoch))
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 25
+
+
+def test_a_mini_batch_is_floats_between_0_and_1_and_its_labels() -> None:
+    digits = numbered(256)
+    (images, labels), *_ = MiniBatches(digits, 7, seed=3)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert images.shape == (7, 784)
+    assert torch.equal(images[:, 0], labels / 255)
+
+
+def test_a_mini_batch_of_doubles_has_the_pixels_without_rounding_to_floats() -> None:
+    ((images, _),) = MiniBatches(numbered(256), 256, dtype=torch.float64)
+    assert images[:, 0].tolist() == [number / 255 for number in range(256)]
+
+
+def test_a_mini_batch_larger_than_the_dataset_is_the_dataset() -> None:
+    assert taken(MiniBatches(numbered(5), 10**30)) == [[0, 1, 2, 3, 4]]
+
+
+def test_every_example_comes_once_and_the_last_short_mini_batch_is_kept() -> None:
+    batches = MiniBatches(numbered(1217), 10, seed=0)
+    labels = taken(batches)
+    assert len(labels) == len(batches) == 122
+    assert [len(batch) for batch in labels] == [10] * 121 + [7]
+    assert flat(labels) == epoch_order(1217, 0, 0).tolist()
+    batches.set_epoch(4)
+    assert flat(taken(batches)) == epoch_order(1217, 0, 4).tolist()
+
+
+def test_without_a_seed_the_order_is_kept() -> None:
+    assert taken(MiniBatches(numbered(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("count", [60, 61, 1217])
+def test_processes_share_each_mini_batch_that_one_would_take(count: int, processes: int) -> None:
+    alone = taken(MiniBatches(numbered(count), 5 * processes, seed=1))
+    parts = [
+        taken(MiniBatches(numbered(count), 5, seed=1, process=process, processes=processes))
+        for process in range(processes)
+    ]
+    assert [flat(shares) for shares in zip(*parts, strict=True)] == alone
+    assert all(len(batch) == 5 for part in parts for batch in part[:-1])
+    last = [len(part[-1]) for part in parts]
+    assert max(last) - min(last) <= 1
+
+
+def test_lightning_takes_each_epoch_in_its_own_order() -> None:
+    class Watched(DigitClassifier):
+        seen: list[int]
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            self.seen += batch[1].tolist()
+            return super().training_step(batch, batch_idx)
+
+    part = numbered(25)
+    classifier = Watched([784, 25])
+    classifier.seen = []
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(classifier, DigitsDataModule(DigitSplits(part, part, part), batch_size=10, seed=5))
+    assert classifier.seen == [int(i) for epoch in range(3) for i in epoch_order(25, 5, epoch)]
+
+
+def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None:
+    module = DigitsDataModule("digits")
+    for loader, part in (
+        (module.val_dataloader(), digits.validation),
+        (module.test_dataloader(), digits.test),
+        (module.predict_dataloader(), digits.test),
+    ):
+        assert torch.equal(torch.cat([labels for _, labels in loader]), part.labels)
+        assert torch.equal(torch.cat([images for images, _ in loader]), part.images / 255)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"seed": -1}, {"seed": 2**32}])
+def test_impossible_options_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError):
+        DigitsDataModule("digits", **options)

@@ -1,0 +1,204 @@
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Outcome, assert_one_line_error
+
+from torchdigits import load_network
+from torchdigits.datasets import DigitSplits
+
+Run = Callable[..., Outcome]
+
+
+def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path, digits: DigitSplits) -> None:
+    outcome = run_script("train.py", "--dataset", "digits", "--epochs", 4, "--hidden", 12, "--output", tmp_path)
+    assert outcome.status == 0
+    assert outcome.err == ""
+    folder = tmp_path / "digits-784-12-10-run1"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv", "run.json"]
+
+    *epochs, test, saved, use = outcome.out.splitlines()
+    for number, line in enumerate(epochs, 1):
+        assert re.fullmatch(rf"Epoch {number}/4: \d+ / 290 validation, cost 0\.\d{{4}}, \d+\.\d\d s", line)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+
+    record = json.loads((folder / "run.json").read_text())
+    assert record["options"]["hidden"] == [12]
+    assert record["options"]["seed"] == 0
+    assert record["dataset"] == {
+        "sha256": digits.fingerprint(),
+        "training": 1217,
+        "validation": 290,
+        "test": 290,
+    }
+    assert record["versions"]["torch"] == torch.__version__
+
+    # The printed counts are those of the network in best.ckpt, counted anew.
+    network = load_network(folder / "best.ckpt")
+    correct = {
+        name: int((network(images / 255).argmax(1) == labels).sum())
+        for name, (images, labels) in digits._asdict().items()
+    }
+    best = max(rows, key=lambda row: float(row["validation_accuracy"]))
+    assert round(float(best["validation_accuracy"]) * 290) == correct["validation"]
+    assert test == f"Test: {correct['test']} / 290 with the best network, of epoch {best['epoch']}"
+    assert record["test"] == {"correct": correct["test"], "total": 290}
+    assert str(folder / "best.ckpt") in saved
+    assert use.strip() == f"python scripts/predict.py --checkpoint {folder / 'best.ckpt'} IMAGE"
+
+
+def test_the_same_seed_gives_the_same_bits_in_a_new_folder(
+    run_script: Run, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    for seed, threads in ((1, 1), (1, 2), (2, 1)):
+        torch.set_num_threads(threads)
+        run_script("train.py", "--dataset", "digits", "--epochs", 2, "--seed", seed, "--output", tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled()  # as it was
+    first, again, other = (
+        load_network(tmp_path / f"digits-784-30-10-run{number}" / "last.ckpt") for number in (1, 2, 3)
+    )
+    for ours, theirs, others in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, others)
+
+
+def test_best_and_last_are_the_networks_of_their_epochs(run_script: Run, tmp_path: Path) -> None:
+    # So large a step soon does harm, so that the best epoch is not the last one.
+    options = ("--dataset", "digits", "--learning-rate", 60, "--seed", 3, "--output", tmp_path)
+    run_script("train.py", *options, "--epochs", 8)
+    with (tmp_path / "digits-784-30-10-run1" / "metrics.csv").open() as file:
+        accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
+    best = accuracies.index(max(accuracies)) + 1
+    assert best < 8
+    run_script("train.py", *options, "--epochs", best)
+    one, two = (tmp_path / f"digits-784-30-10-run{number}" for number in (1, 2))
+    for ours, theirs in zip(
+        load_network(one / "best.ckpt").parameters(), load_network(two / "last.ckpt").parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert torch.load(one / "last.ckpt", weights_only=True)["epoch"] == 7
+
+
+def test_a_checkpoint_names_no_path_of_its_machine(run_script: Run, tmp_path: Path) -> None:
+    run_script("train.py", "--dataset", "digits", "--epochs", 1, "--output", tmp_path)
+    assert str(tmp_path).encode() not in (tmp_path / "digits-784-30-10-run1" / "best.ckpt").read_bytes()
+
+
+def test_no_hidden_layer_and_several_train_too(run_script: Run, tmp_path: Path) -> None:
+    for hidden, name in (((), "digits-784-10-run1"), ((20, 15), "digits-784-20-15-10-run1")):
+        outcome = run_script(
+            "train.py",
+            "--dataset",
+            "digits",
+            "--epochs",
+            1,
+            "--output",
+            tmp_path,
+            "--precision",
+            "bf16",
+            "--hidden",
+            *hidden,
+        )
+        assert (outcome.status, outcome.err) == (0, "")
+        assert load_network(tmp_path / name / "best.ckpt").sizes == (784, *hidden, 10)
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        outcome = run_script(
+            "train.py", "--dataset", "digits", "--epochs", 5, "--accelerator", "gpu", "--output", tmp_path
+        )
+        assert (outcome.status, outcome.err) == (0, "")
+        assert int(outcome.out.split("Test: ")[1].split()[0]) > 200
+    one, two = (load_network(tmp_path / f"digits-784-30-10-run{number}" / "last.ckpt") for number in (1, 2))
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dataset", "cifar"], ["--dataset", "cifar", "mnist", "digits"]),
+        (["--epochs", "0"], ["epochs", "0", "1 or more"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--epochs"], ["--epochs"]),
+        (["--batch-size", "0"], ["batch size 0"]),
+        (["--hidden", "30", "0"], ["layer sizes", "0"]),
+        (["--hidden", "-5"], ["-5"]),
+        (["--hidden", "9" * 20], ["--hidden 999", "more neurons than memory holds"]),
+        (["--learning-rate", "0"], ["learning rate 0"]),
+        (["--learning-rate", "-1"], ["learning rate -1"]),
+        (["--learning-rate", "nan"], ["learning rate nan"]),
+        (["--learning-rate", "inf"], ["learning rate inf"]),
+        (["--learning-rate", "1e39"], ["learning rate 1e+39"]),
+        (["--seed", "-1"], ["seed -1"]),
+        (["--devices", "0"], ["--devices 0"]),
+        (["--accelerator", "abacus"], ["--accelerator", "abacus"]),
+        (["--precision", "7"], ["--precision", "7"]),
+        (["--speed", "fast"], ["--speed"]),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_makes_no_folder(
+    run_script: Run, tmp_path: Path, options: list[str], words: list[str]
+) -> None:
+    output = tmp_path / "runs"
+    outcome = run_script("train.py", "--dataset", "digits", "--output", output, *options)
+    assert_one_line_error(outcome, *words)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_wrong_option_is_one_line_on_any_terminal(encoding: str) -> None:
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--dataset", "cifar"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    expected = "error: invalid choice 'cifar' for argument '--dataset'. Expected one of ('mnist', 'digits').\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    outcome = run_script("train.py", "--dataset", "digits", "--accelerator", "gpu", "--output", tmp_path / "runs")
+    assert_one_line_error(outcome, "--accelerator gpu", "no GPU", "--accelerator cpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "dangling").symlink_to(tmp_path / "not there" / "disk")
+    for output in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "dangling", "/proc/runs"):
+        outcome = run_script("train.py", "--dataset", "digits", "--output", output)
+        assert_one_line_error(outcome, "--output", str(output))
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_missing_mnist_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    outcome = run_script("train.py", "--data-dir", tmp_path / "nowhere", "--output", tmp_path / "runs")
+    assert_one_line_error(outcome, str(tmp_path / "nowhere"), "Connection refused", "--dataset digits")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_shows_every_option_and_its_default(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    outcome = run_script("train.py", "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    for word in ("--dataset", "--data-dir", "--hidden", "--epochs", "--batch-size", "--learning-rate", "--seed"):
+        assert word in outcome.out
+    for word in ("--accelerator", "--devices", "--precision", "--output", "default: 3.0", "default: checkpoints"):
+        assert word in outcome.out

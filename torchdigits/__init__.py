@@ -1,0 +1,36 @@
+"""The 784-30-10 network that people learn back-propagation from, on PyTorch and Lightning.
+
+The names below are imported when they are first used, so that loading a network does not import Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchdigits.checkpoints import load_network
+    from torchdigits.classifier import DigitClassifier
+    from torchdigits.datamodule import DigitsDataModule
+    from torchdigits.inference import Recognizer
+    from torchdigits.network import SigmoidMLP, quadratic_cost
+
+__version__ = "0.1.0"
+__all__ = ["DigitClassifier", "DigitsDataModule", "Recognizer", "SigmoidMLP", "load_network", "quadratic_cost"]
+
+_MODULES = {
+    "DigitClassifier": "classifier",
+    "DigitsDataModule": "datamodule",
+    "Recognizer": "inference",
+    "SigmoidMLP": "network",
+    "load_network": "checkpoints",
+    "quadratic_cost": "network",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"torchdigits.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

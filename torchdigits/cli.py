@@ -1,0 +1,57 @@
+"""How a command line becomes the call of one function, and an error one line."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from torchdigits.errors import TorchDigitsError
+
+# A path that may be left out; the help says what it is then.
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
+
+def main(command: Callable[..., Any]) -> None:
+    """Call `command` with the options in sys.argv; its signature and docstring say which there are.
+
+    Raises:
+        SystemExit: with status 2 and one line on stderr after what the user got wrong; with 0 after `--help`.
+    """
+
+    @functools.wraps(command)
+    def parsed(**options: Any) -> Callable[[], Any]:
+        return functools.partial(command, **options)
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            call = tyro.cli(parsed, config=(tyro.conf.FlagCreatePairsOff,))
+        call()
+    except TorchDigitsError as error:
+        raise SystemExit(_fail(str(error))) from None
+    except SystemExit as stop:
+        if complaint.getvalue():
+            _fail(_first_paragraph(complaint.getvalue()))
+        raise stop from None
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 2
+
+
+def _first_paragraph(box: str) -> str:
+    """What tyro's box says between its title and its next rule, in one line; a terminal without Unicode gets dashes."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip("│ ") for line in box.splitlines()[1:]]
+    return " ".join(takewhile(lambda line: not _is_rule(line), dropwhile(_is_rule, lines)))
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─╰╯-")

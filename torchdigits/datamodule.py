@@ -1,0 +1,138 @@
+"""Mini-batches of digits out of memory, for Lightning."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchdigits.datasets import Digits, DigitSplits, fetch_mnist, load_splits
+from torchdigits.errors import OptionError
+
+EVALUATION_BATCH_SIZE = 10_000  # images measured at once: one batch for each held-out part of MNIST, 31 MB of floats
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order `(count,)` in which an epoch takes its examples: a permutation that depends on (seed, epoch) alone.
+
+    Args:
+        count: number of examples.
+        seed: of the run, 0 or more.
+        epoch: from 0.
+    """
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
+
+
+class MiniBatches:
+    """The mini-batches of one epoch: pairs of images `(m, 784)`, floats in [0, 1], and labels `(m,)`, int64.
+
+    The images stay bytes, on `device`; a mini-batch is turned into floats there. The last mini-batch may be shorter.
+    Several processes share a mini-batch of `processes * batch_size` examples, those that a single process would take;
+    of a last, shorter mini-batch the first processes may get one example more than the others.
+
+    Args:
+        digits: the examples.
+        batch_size: examples in a mini-batch of one process.
+        seed: shuffles every epoch by `epoch_order`; None keeps the order of the examples.
+        device, dtype: where the mini-batches are wanted, and as which floats.
+        process, processes: which process this is, and of how many.
+    """
+
+    def __init__(
+        self,
+        digits: Digits,
+        batch_size: int,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.digits = Digits(digits.images.to(device), digits.labels.to(device))
+        self.batch_size, self.seed, self.dtype = min(batch_size, len(digits.labels)), seed, dtype
+        self.process, self.processes = process, processes
+        self.epoch = 0
+
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> "MiniBatches":
+        """Lightning announces an epoch to a loader's sampler, and asks a loader that has one for a batch_sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.digits.labels) // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.digits
+        count = len(labels)
+        order = torch.arange(count) if self.seed is None else epoch_order(count, self.seed, self.epoch)
+        for chosen in torch.split(order.to(labels.device), self.batch_size * self.processes):
+            mine = chosen.tensor_split(self.processes)[self.process] if self.processes > 1 else chosen
+            yield images[mine].to(self.dtype) / 255, labels[mine]
+
+
+class DigitsDataModule(L.LightningDataModule):
+    """Shuffled mini-batches for training; validation, test and prediction (on the test images) in order.
+
+    Args:
+        dataset: `mnist`, `digits`, or a dataset that is already read.
+        data_dir: the folder of MNIST (see `load_splits`).
+        batch_size: examples in a mini-batch of one process.
+        seed: of the epochs' orders, 0 or more.
+
+    Raises:
+        OptionError: a batch size below 1, or a negative seed.
+        DataError: when the dataset is read, if it cannot be.
+    """
+
+    def __init__(
+        self,
+        dataset: str | DigitSplits = "mnist",
+        data_dir: Path | str | None = None,
+        batch_size: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise OptionError(f"batch size {batch_size}: a mini-batch needs 1 example or more")
+        if not 0 <= seed < 2**32:
+            raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
+        self.dataset, self.data_dir, self.batch_size, self.seed = dataset, data_dir, batch_size, seed
+
+    @cached_property
+    def splits(self) -> DigitSplits:
+        """The dataset, read when it is first wanted."""
+        return self.dataset if isinstance(self.dataset, DigitSplits) else load_splits(self.dataset, self.data_dir)
+
+    def prepare_data(self) -> None:
+        """Download MNIST where it is missing; Lightning calls this in one process of a machine."""
+        if self.dataset == "mnist":
+            fetch_mnist(self.data_dir)
+
+    def train_dataloader(self) -> MiniBatches:
+        return self._mini_batches("training", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> MiniBatches:
+        return self._mini_batches("validation", EVALUATION_BATCH_SIZE)
+
+    def test_dataloader(self) -> MiniBatches:
+        return self._mini_batches("test", EVALUATION_BATCH_SIZE)
+
+    def predict_dataloader(self) -> MiniBatches:
+        return self.test_dataloader()
+
+    def _mini_batches(self, split: str, batch_size: int, seed: int | None = None) -> MiniBatches:
+        digits: Digits = getattr(self.splits, split)
+        trainer = self.trainer
+        if trainer is None:
+            return MiniBatches(digits, batch_size, seed)
+        dtype = torch.float64 if trainer.precision == "64-true" else torch.float32
+        device, process, processes = trainer.strategy.root_device, trainer.global_rank, trainer.world_size
+        return MiniBatches(digits, batch_size, seed, device, dtype, process, processes)

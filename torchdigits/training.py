@@ -1,0 +1,201 @@
+"""One training run, from its options to a tested checkpoint."""
+
+import json
+import logging
+import platform
+import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from torchdigits import __version__
+from torchdigits.cli import OptionalPath
+from torchdigits.errors import OptionError
+
+_PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}  # in Lightning's words
+# Of a mini-batch, from which on threads pay: measured on two cores, where 0.8 million took 1.5 times as long with two.
+_PRODUCTS_WORTH_THREADS = 10**6
+
+
+def train(
+    *,
+    dataset: Literal["mnist", "digits"] = "mnist",
+    data_dir: OptionalPath = None,
+    hidden: tuple[int, ...] = (30,),
+    epochs: int = 30,
+    batch_size: int = 10,
+    learning_rate: float = 3.0,
+    seed: int = 0,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    devices: int = 1,
+    precision: Literal["32", "64", "bf16"] = "32",
+    output: Path = Path("checkpoints"),
+) -> Path:
+    """Train a network of sigmoid neurons to recognise digits, and test the best of its epochs.
+
+    Makes a new folder with best.ckpt (by validation accuracy), last.ckpt, metrics.csv and run.json. The same seed on
+    the same machine gives the same network, bit for bit.
+
+    Args:
+        dataset: mnist, or the 1,797 small digits that come with scikit-learn.
+        data_dir: the folder of MNIST (default: $TORCHDIGITS_DATA_DIR, else data); downloaded where it is missing.
+        hidden: neurons in each hidden layer.
+        epochs: passes over the training images.
+        batch_size: images in a mini-batch, on each device.
+        learning_rate: eta, the step against the gradient of a mini-batch's mean cost.
+        seed: of the first weights and of each epoch's order.
+        accelerator: where to train; auto takes a GPU if there is one.
+        devices: number of GPUs, or of processes on the CPU.
+        precision: bits of a number; bf16 is mixed precision.
+        output: the folder in which the run's own is made.
+
+    Returns:
+        The run's folder; of several processes only the first knows it, the others return `output`.
+
+    Raises:
+        OptionError: an option that makes no sense, or that this machine cannot honour.
+        DataError: the dataset cannot be had.
+    """
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    if epochs < 1:
+        raise OptionError(f"--epochs {epochs}: it must be 1 or more")
+    hardware = _hardware(accelerator, devices, precision)
+
+    import lightning as L  # here, because --help and a mistyped option should not wait for Lightning
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from torchdigits.classifier import DigitClassifier
+    from torchdigits.datamodule import DigitsDataModule
+    from torchdigits.progress import EpochLog
+
+    datamodule = DigitsDataModule(dataset, data_dir, batch_size, seed)
+    torch.manual_seed(seed)
+    try:
+        classifier = DigitClassifier((784, *hidden, 10), learning_rate)
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        raise OptionError(f"--hidden {' '.join(map(str, hidden))}: more neurons than memory holds") from error
+    splits = datamodule.splits
+    # The first process makes the folder and writes; Lightning tells the others where the checkpoints are.
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    folder = _new_folder(output, "-".join(map(str, (dataset, *classifier.network.sizes)))) if is_first else output
+    log = EpochLog(folder / "metrics.csv", len(splits.validation.labels))
+    best = ModelCheckpoint(folder, "best", monitor="validation_accuracy", mode="max", save_weights_only=True)
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    versions = _versions()
+    with (
+        _quiet_lightning(),
+        _torch_settings(batch_size * sum(parameter.numel() for parameter in classifier.parameters())),
+    ):
+        trainer = L.Trainer(
+            **hardware,
+            max_epochs=epochs,
+            callbacks=[log, best, last],
+            deterministic=True,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(classifier, datamodule)
+        # The one look at the test images.
+        trainer.test(classifier, datamodule, best.best_model_path, verbose=False, weights_only=True)
+    if is_first:
+        test_count = len(splits.test.labels)
+        test_correct = round(trainer.callback_metrics["test_accuracy"].item() * test_count)
+        best_epoch = max(log.rows, key=lambda row: row["validation_accuracy"])
+        record = {
+            "options": options,
+            "versions": versions,
+            "hardware": hardware | {"device": _device_name(hardware["accelerator"])},
+            "dataset": {"sha256": splits.fingerprint()}
+            | {name: len(part.labels) for name, part in splits._asdict().items()},
+            "best": best_epoch,
+            "test": {"correct": test_correct, "total": test_count},
+        }
+        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        checkpoint = shlex.quote(str(folder / "best.ckpt"))
+        print(f"Test: {test_correct} / {test_count} with the best network, of epoch {best_epoch['epoch']}")
+        print(f"Saved as {checkpoint}; use it with")
+        print(f"    python scripts/predict.py --checkpoint {checkpoint} IMAGE")
+    return folder
+
+
+def _hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
+    """The Trainer's arguments for what was asked for, if this machine has it."""
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if accelerator == "gpu" and not gpus:
+        raise OptionError(f"--accelerator gpu: torch {torch.__version__} finds no GPU here; use --accelerator cpu")
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if devices < 1:
+        raise OptionError(f"--devices {devices}: it must be 1 or more")
+    if accelerator == "gpu" and devices > gpus:
+        raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} here")
+    if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
+        raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
+    return {"accelerator": accelerator, "devices": devices, "precision": _PRECISIONS[precision]}
+
+
+def _new_folder(output: Path, name: str) -> Path:
+    """Make the first of `name-run1`, `name-run2`, ... that is not yet in `output`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = output / f"{name}-run{number}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise OptionError(f"--output {output}: no folder can be made there: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def _torch_settings(products: int) -> Iterator[None]:
+    """One CPU thread if a mini-batch takes few products: several are slower then, and round otherwise.
+
+    Gives back torch's number of threads as it was, and its determinism, which Lightning's Trainer sets.
+    """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if products < _PRODUCTS_WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's tips, lists of hardware, and warnings that a user of train() can do nothing about."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torchvision", "lightning", "numpy", "scikit-learn", "pillow")
+    own = {"torchdigits": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return own | {name: metadata.version(name) for name in packages}
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "gpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
