@@ -12,6 +12,7 @@ import torch
 from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
 
 ROOT = Path(__file__).parent.parent
+os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -23,7 +24,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def mnist_dir() -> Path:
     """The folder that has MNIST in both formats."""
     folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR", ROOT / "data"))
-    if not all((folder / name).exists() for name in [PICKLE_FILE, *(IDX_FOLDER / idx for idx in IDX_FILES_MD5)]):
+    if not all(
+        (folder / path).exists() for path in (Path(PICKLE_FILE), *(IDX_FOLDER / name for name in IDX_FILES_MD5))
+    ):
         pytest.skip("MNIST is not there in both formats: set TORCHDIGITS_DATA_DIR")
     return folder
 

@@ -1,6 +1,7 @@
 """How far rounding alone can carry back-propagation: first-order bounds, from the conditioning of each operation."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from torchdigits.reference import Array, Network
 
@@ -23,12 +24,13 @@ def rounding_bounds(network: Network, x: Array, y: Array, u: float) -> dict[str,
     def product(p: Array, dp: Array, q: Array, dq: Array) -> Array:
         """Error of the matrix product p @ q."""
         p, q = abs(p), abs(q)
-        return p @ dq + dp @ q + np.sqrt(p.shape[1] + 1) * u * (p @ q)
+        error: Array = p @ dq + dp @ q + np.sqrt(p.shape[1] + 1) * u * (p @ q)
+        return error
 
-    def relative(error: Array, value: Array) -> float:
+    def relative(error: ArrayLike, value: ArrayLike) -> float:
         return float(np.linalg.norm(error) / np.linalg.norm(value))
 
-    bounds = {}
+    bounds: dict[str, float] = {}
     m = x.shape[1]
     zs, activations = network.forward_pass(x)
     da = np.zeros_like(x)

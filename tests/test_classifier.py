@@ -58,7 +58,8 @@ def test_training_lowers_the_cost_and_prediction_gives_the_activations(digits: D
     assert after[0] < before[0] / 2
     assert after[1] > 0.7 > before[1]
     images = digits.test.images / 255
-    (predicted,) = trainer.predict(classifier, module)  # type: ignore[misc]
+    (predicted,) = trainer.predict(classifier, module) or []
+    assert isinstance(predicted, torch.Tensor)
     assert torch.equal(predicted, classifier(images))
     assert torch.equal(classifier.predict_step(images, 0), predicted)
 

@@ -111,4 +111,4 @@ def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"seed": -1}, {"seed": 2**32}])
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(OptionError):
-        DigitsDataModule("digits", **options)
+        DigitsDataModule("digits", None, **options)

@@ -94,7 +94,7 @@ def test_a_damaged_idx_file_is_named(mnist_dir: Path, tmp_path: Path, name: str,
     content = bytearray((raw / name).read_bytes())
     content[-5000] ^= 1
     (raw / name).unlink()
-    (raw / name).write_bytes({"truncated": content[:-1], "altered": content, "empty": b""}[damage])
+    (raw / name).write_bytes({"truncated": content[:-1], "altered": content, "empty": bytearray()}[damage])
     with pytest.raises(DataError, match=f"{name} is not MNIST's"):
         load_splits("mnist", tmp_path)
 

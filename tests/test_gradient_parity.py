@@ -37,8 +37,8 @@ def random_case(sizes: list[int], m: int, seed: int, dtype: torch.dtype) -> tupl
     torch.manual_seed(seed)
     network = SigmoidMLP(sizes)
     with torch.no_grad():
-        for layer in network.layers:
-            layer.weight /= layer.in_features**0.5
+        for weight in list(network.parameters())[::2]:
+            weight.div_(weight.shape[1] ** 0.5)
     images, labels = torch.rand(m, sizes[0], dtype=dtype), torch.randint(sizes[-1], (m,))
     return network.to(dtype), images, one_hot(labels, sizes[-1]).to(dtype)
 
@@ -88,10 +88,11 @@ def test_saturated_neurons_agree_as_far_as_cancellation_allows(dtype: torch.dtyp
     network = SigmoidMLP([20, 15, 10]).to(dtype)
     images, targets = torch.rand(8, 20, dtype=dtype), torch.eye(10, dtype=dtype)[:8]
     with torch.no_grad():
-        for number, layer in enumerate(network.layers):  # scaled, so that the largest |z| of each layer is 40
-            scale = 40 / network.forward_pass(images)[0][number].abs().max()
-            layer.weight *= scale
-            layer.bias *= scale
+        parameters = list(network.parameters())
+        for layer in range(2):  # scaled, so that the largest |z| of each layer is 40
+            scale = 40 / network.forward_pass(images)[0][layer].abs().max()
+            for parameter in parameters[2 * layer : 2 * layer + 2]:
+                parameter.mul_(scale)
         assert [z.abs().max().item() for z in network.forward_pass(images)[0]] == pytest.approx([40, 40], rel=1e-5)
     # sigmoid' = a (1 - a) of a saturated neuron has lost the digits of 1 - a; everything before it keeps the tolerance.
     bounds = bounds_of(network, images, targets)
@@ -109,7 +110,7 @@ def test_one_update_through_lightning_agrees(mnist: DigitSplits, dtype: torch.dt
     trainer = L.Trainer(
         max_steps=1,
         accelerator="cpu",
-        precision={torch.float64: "64-true", torch.float32: "32-true"}[dtype],
+        precision="64-true" if dtype == torch.float64 else "32-true",
         barebones=True,
     )
     trainer.fit(classifier, loader)
@@ -159,7 +160,7 @@ def test_both_agree_with_finite_differences_on_mnist(mnist: DigitSplits) -> None
     torch.manual_seed(0)
     network = SigmoidMLP().double()
     images, targets = mini_batch(mnist, 0, torch.float64)
-    autograd = torch.autograd.grad(quadratic_cost(network(images), targets), network.layers[0].weight)[0].numpy()
+    autograd = torch.autograd.grad(quadratic_cost(network(images), targets), next(network.parameters()))[0].numpy()
     twin, x, y = reference_of(network), images.numpy().T, targets.numpy().T
     by_hand = twin.backprop(x, y)[0][0] / 10
     middle = np.s_[:, 400:412]  # of the images, where there is ink

@@ -198,7 +198,7 @@ def test_the_shipped_network_is_as_good_as_its_model_card_says(run_script: Run, 
 
 
 def test_predict_runs_from_any_folder(pictures: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "predict.py", pictures[0].name]
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), pictures[0].name]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{pictures[0].name}: ")

@@ -66,6 +66,6 @@ def test_the_cost_of_half_precision_activations_is_not_rounded_to_half_precision
 def test_an_empty_mini_batch_costs_nothing_and_has_no_gradient() -> None:
     network = SigmoidMLP([4, 2])
     cost = quadratic_cost(network(torch.empty(0, 4)), torch.empty(0, dtype=torch.int64))
-    cost.backward()
+    cost.backward()  # type: ignore[no-untyped-call]
     assert cost.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())

@@ -161,7 +161,7 @@ def test_a_wrong_option_is_one_line_and_makes_no_folder(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_wrong_option_is_one_line_on_any_terminal(encoding: str) -> None:
-    command = [sys.executable, ROOT / "scripts" / "train.py", "--dataset", "cifar"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "cifar"]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     expected = "error: invalid choice 'cifar' for argument '--dataset'. Expected one of ('mnist', 'digits').\n"

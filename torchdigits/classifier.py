@@ -29,7 +29,7 @@ class DigitClassifier(L.LightningModule):
     def __init__(self, sizes: Sequence[int] = (784, 30, 10), learning_rate: float = 3.0) -> None:
         super().__init__()
         if not 0 < learning_rate <= torch.finfo(torch.float32).max:
-            raise OptionError(f"learning rate {learning_rate}: it must be a positive number, of 32 bits")
+            raise OptionError(f"learning rate {learning_rate}: it must be a positive number")
         self.save_hyperparameters({"sizes": [int(size) for size in sizes], "learning_rate": float(learning_rate)})
         self.learning_rate = float(learning_rate)
         self.network = SigmoidMLP(sizes)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchdigits.errors import DataError, OptionError
 
-IDX_FILES_MD5 = {
+IDX_FILES_MD5 = {  # of the files as unpacked
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
