@@ -22,13 +22,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
-    """The folder that has MNIST in both formats."""
+    """The folder that has MNIST's IDX files."""
     folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR", ROOT / "data"))
-    if not all(
-        (folder / path).exists() for path in (Path(PICKLE_FILE), *(IDX_FOLDER / name for name in IDX_FILES_MD5))
-    ):
-        pytest.skip("MNIST is not there in both formats: set TORCHDIGITS_DATA_DIR")
+    if not all((folder / IDX_FOLDER / name).exists() for name in IDX_FILES_MD5):
+        pytest.skip(f"no MNIST in {folder}: train on it once, or set TORCHDIGITS_DATA_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_pickle(mnist_dir: Path) -> Path:
+    """The original's MNIST, beside the IDX files."""
+    if not (mnist_dir / PICKLE_FILE).exists():
+        pytest.skip(f"no pickle of MNIST in {mnist_dir}: it is the file {PICKLE_FILE} of the original")
+    return mnist_dir / PICKLE_FILE
 
 
 @pytest.fixture(scope="session")

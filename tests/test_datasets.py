@@ -35,8 +35,8 @@ def test_mnist_comes_in_the_originals_split_and_order(mnist: DigitSplits, mnist_
     np.testing.assert_array_equal(mnist.test.labels, bytes_of["t10k-labels-idx1-ubyte"][8:])
 
 
-def test_the_originals_pickle_gives_the_same_bytes(mnist: DigitSplits, mnist_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / PICKLE_FILE).symlink_to(mnist_dir / PICKLE_FILE)
+def test_the_originals_pickle_gives_the_same_bytes(mnist: DigitSplits, mnist_pickle: Path, tmp_path: Path) -> None:
+    (tmp_path / PICKLE_FILE).symlink_to(mnist_pickle)
     for ours, theirs in zip(load_splits("mnist", tmp_path), mnist, strict=True):
         assert torch.equal(ours.images, theirs.images)
         assert torch.equal(ours.labels, theirs.labels)
@@ -164,8 +164,8 @@ def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, content: object) -
         load_splits("mnist", tmp_path)
 
 
-def test_a_truncated_or_altered_download_of_the_pickle_is_refused(mnist_dir: Path, tmp_path: Path) -> None:
-    content = bytearray((mnist_dir / PICKLE_FILE).read_bytes())
+def test_a_truncated_or_altered_download_of_the_pickle_is_refused(mnist_pickle: Path, tmp_path: Path) -> None:
+    content = bytearray(mnist_pickle.read_bytes())
     (tmp_path / PICKLE_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=PICKLE_FILE):
         load_splits("mnist", tmp_path)

@@ -124,7 +124,5 @@ def evaluate(
 def _load_digit_network(checkpoint: Path | str | None) -> SigmoidMLP:
     network = load_network(checkpoint)
     if (network.sizes[0], network.sizes[-1]) != (784, 10):
-        raise CheckpointError(
-            f"{checkpoint} holds a network of sizes {network.sizes}: wanted is 784 inputs, 10 outputs"
-        )
+        raise CheckpointError(f"{checkpoint} has layers of {network.sizes} neurons: wanted is 784 inputs, 10 outputs")
     return network

@@ -137,7 +137,7 @@ def _hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
     if devices < 1:
         raise OptionError(f"--devices {devices}: it must be 1 or more")
     if accelerator == "gpu" and devices > gpus:
-        raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} here")
+        raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} GPU(s) here")
     if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
         raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
     return {"accelerator": accelerator, "devices": devices, "precision": _PRECISIONS[precision]}
