@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from torchdigits import DigitClassifier, DigitsDataModule, quadratic_cost
+from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, quadratic_cost, sgd
 from torchdigits.datasets import DigitSplits
 from torchdigits.errors import OptionError
 
@@ -96,6 +98,66 @@ def test_a_learning_rate_that_is_no_positive_number_is_refused(learning_rate: fl
         DigitClassifier(learning_rate=learning_rate)
 
 
+ENGINES = {"eager": (DigitClassifier, None), "compiled": (CompiledDigitClassifier, 50)}
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are trained as they are otherwise, but not compiled: what that gives is the same (see test_sgd.py)."""
+    monkeypatch.setattr(
+        "torchdigits.classifier.compiled_sgd",
+        lambda network, learning_rate, device: partial(sgd.sgd_loop, network, learning_rate),
+    )
+
+
+def fit(engine: str, folder: Path, epochs: int, digits: DigitSplits, resumed: Path | None = None) -> L.Trainer:
+    """Train with an engine on the embedded digits, leaving `last.ckpt` in the folder."""
+    kind, block_size = ENGINES[engine]
+    torch.manual_seed(0)
+    trainer = quiet_trainer(
+        max_epochs=epochs,
+        precision="64-true",
+        enable_checkpointing=True,
+        callbacks=[ModelCheckpoint(folder, save_top_k=-1, save_last=True)],
+    )
+    module = DigitsDataModule(digits, seed=3, block_size=block_size)
+    trainer.fit(kind((784, 12, 10)), module, ckpt_path=resumed, weights_only=True if resumed else None)
+    return trainer
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_engines_leave_the_same_checkpoints_steps_and_metrics(tmp_path: Path, digits: DigitSplits) -> None:
+    eager, compiled = (fit(engine, tmp_path / engine, 2, digits) for engine in ENGINES)
+    assert eager.global_step == compiled.global_step == 2 * 122
+    assert {name: metric.item() for name, metric in compiled.callback_metrics.items()} == pytest.approx(
+        {name: metric.item() for name, metric in eager.callback_metrics.items()}, rel=1e-6
+    )
+    names = sorted(path.name for path in (tmp_path / "eager").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "compiled").iterdir())
+    assert names == ["epoch=0-step=122.ckpt", "epoch=1-step=244.ckpt", "last.ckpt"]
+    ours, theirs = (torch.load(tmp_path / engine / "last.ckpt", weights_only=True) for engine in ENGINES)
+    assert ours.keys() == theirs.keys()
+    for key in ("epoch", "global_step", "hyper_parameters", "optimizer_states", "lr_schedulers"):
+        assert ours[key] == theirs[key], key
+    for name, tensor in ours["state_dict"].items():
+        torch.testing.assert_close(theirs["state_dict"][name], tensor, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("first", ENGINES)
+@pytest.mark.parametrize("second", ENGINES)
+def test_a_run_goes_on_from_a_checkpoint_of_either_engine(
+    tmp_path: Path, digits: DigitSplits, first: str, second: str
+) -> None:
+    whole = fit(second, tmp_path / "whole", 3, digits)
+    fit(first, tmp_path / "begun", 1, digits)
+    resumed = fit(second, tmp_path / "resumed", 3, digits, tmp_path / "begun" / "last.ckpt")
+    assert resumed.global_step == whole.global_step == 3 * 122
+    tolerance = 0 if first == second else 1e-11
+    for ours, theirs in zip(resumed.lightning_module.parameters(), whole.lightning_module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.slow
 def test_two_processes_take_the_updates_of_one(tmp_path: Path) -> None:
     # Of 1,217 images the last mini-batch has 7, and the processes 4 and 3 of those.
@@ -112,7 +174,8 @@ def test_two_processes_take_the_updates_of_one(tmp_path: Path) -> None:
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        assert [line.split(":")[0] for line in done.stdout.splitlines()[:3]] == ["Epoch 1/2", "Epoch 2/2", "Test"]
+        lines = [line.split(":")[0] for line in done.stdout.splitlines()]
+        assert lines[:4] == ["Engine", "Epoch 1/2", "Epoch 2/2", "Test"]
         (run,) = output.iterdir()
         weights.append(torch.load(run / "last.ckpt", weights_only=True)["state_dict"])
         metrics.append(np.loadtxt(run / "metrics.csv", delimiter=",", skiprows=1, usecols=range(5)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchdigits import DigitClassifier, DigitsDataModule
-from torchdigits.datamodule import MiniBatches, epoch_order
+from torchdigits.datamodule import Blocks, MiniBatches, epoch_order
 from torchdigits.datasets import Digits, DigitSplits
 from torchdigits.errors import OptionError
 
@@ -108,7 +108,38 @@ def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None
         assert torch.equal(torch.cat([images for images, _ in loader]), part.images / 255)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": -1}, {"seed": -1}, {"seed": 2**32}])
+@pytest.mark.parametrize(
+    ("count", "batch_size", "block_size", "lengths"),
+    [
+        (1217, 10, 1000, [121, 1]),
+        (1217, 10, 50, [40, 40, 40, 1, 1]),
+        (1200, 10, 50, [40, 40, 40]),
+        (25, 10, 1, [1, 1, 1]),
+        (7, 1, 1000, [7]),
+        (5, 10, 1000, [1]),
+    ],
+)
+def test_blocks_are_the_mini_batches_of_an_epoch_as_bytes(
+    count: int, batch_size: int, block_size: int, lengths: list[int]
+) -> None:
+    digits = numbered(count)
+    blocks = Blocks(digits, batch_size, 3, "cpu", block_size)
+    mini_batches = MiniBatches(digits, batch_size, 3)
+    for epoch in (0, 5):
+        blocks.set_epoch(epoch)
+        mini_batches.set_epoch(epoch)
+        assert [len(labels) for _, labels in blocks] == lengths
+        assert {images.dtype for images, _ in blocks} == {torch.uint8}
+        unstacked = [mini_batch for images, labels in blocks for mini_batch in zip(images, labels, strict=True)]
+        for (images, labels), (floats, expected) in zip(unstacked, mini_batches, strict=True):
+            assert torch.equal(labels, expected)
+            assert torch.equal(images / 255, floats)
+    assert len(blocks) == len(lengths)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": -1}, {"seed": -1}, {"seed": 2**32}, {"block_size": 0}]
+)
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(OptionError):
         DigitsDataModule("digits", None, **options)

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,8 @@ def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path
     folder = tmp_path / "digits-784-12-10-run1"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv", "run.json"]
 
-    *epochs, test, saved, use = outcome.out.splitlines()
+    engine, *epochs, test, saved, use = outcome.out.splitlines()
+    assert engine == "Engine: eager, as 488 updates do not earn a compilation back"
     for number, line in enumerate(epochs, 1):
         assert re.fullmatch(rf"Epoch {number}/4: \d+ / 290 validation, cost 0\.\d{{4}}, \d+\.\d\d s", line)
     with (folder / "metrics.csv").open() as file:
@@ -33,6 +34,7 @@ def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
 
     record = json.loads((folder / "run.json").read_text())
+    assert record["engine"] == engine.removeprefix("Engine: ")
     assert record["options"]["hidden"] == [12]
     assert record["options"]["seed"] == 0
     assert record["dataset"] == {
@@ -114,12 +116,62 @@ def test_no_hidden_layer_and_several_train_too(run_script: Run, tmp_path: Path) 
         assert load_network(tmp_path / name / "best.ckpt").sizes == (784, *hidden, 10)
 
 
+@pytest.mark.slow
+def test_the_compiled_engine_trains_the_same_network(run_script: Run, tmp_path: Path) -> None:
+    options = ("--dataset", "digits", "--epochs", 3, "--precision", 64, "--accelerator", "cpu", "--output", tmp_path)
+    eager = run_script("train.py", *options, "--engine", "eager")
+    compiled = run_script("train.py", *options, "--engine", "compiled")
+    assert (compiled.status, compiled.err) == (0, "")
+    lines = [re.sub(r"[\d.]+ s$", "", outcome.out).replace("run2", "run1") for outcome in (eager, compiled)]
+    assert lines[0].startswith("Engine: eager\n")
+    assert re.match(r"Engine: compiled, in \d+\.\d s\n", lines[1])
+    results = [re.findall(r"(\d+ / \d+)", outcome.out) for outcome in (eager, compiled)]
+    assert results[0] == results[1]
+    one, two = (load_network(tmp_path / f"digits-784-30-10-run{number}" / "last.ckpt") for number in (1, 2))
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert not torch.are_deterministic_algorithms_enabled()  # as they were
+    assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    import torch._inductor.config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with torch._inductor.config.patch({"cpp.cxx": (None, str(tmp_path / "no compiler"))}):
+        yield
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_auto_trains_eagerly_and_says_why(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchdigits.training._UPDATES_WORTH_COMPILING", 1)
+    outcome = run_script("train.py", "--dataset", "digits", "--epochs", 1, "--output", tmp_path, "--accelerator", "cpu")
+    assert outcome.status == 0
+    engine, epoch, *_ = outcome.out.splitlines()
+    assert engine.startswith("Engine: eager, not compiled: torch could not compile: ")
+    assert "No working C++ compiler" in engine
+    assert epoch.startswith("Epoch 1/1: ")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_asking_for_compiled_is_one_line(run_script: Run, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    outcome = run_script(
+        "train.py", "--dataset", "digits", "--engine", "compiled", "--output", output, "--accelerator", "cpu"
+    )
+    assert_one_line_error(outcome, "--engine compiled", "No working C++ compiler", "--engine eager")
+    assert not output.exists()
+
+
 @pytest.mark.gpu
-def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path, engine: str) -> None:
+    options = ("--dataset", "digits", "--epochs", 5, "--accelerator", "gpu", "--engine", engine, "--output", tmp_path)
     for _ in range(2):
-        outcome = run_script(
-            "train.py", "--dataset", "digits", "--epochs", 5, "--accelerator", "gpu", "--output", tmp_path
-        )
+        outcome = run_script("train.py", *options)
         assert (outcome.status, outcome.err) == (0, "")
         assert int(outcome.out.split("Test: ")[1].split()[0]) > 200
     one, two = (load_network(tmp_path / f"digits-784-30-10-run{number}" / "last.ckpt") for number in (1, 2))
@@ -147,6 +199,9 @@ def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path) -
         (["--devices", "0"], ["--devices 0"]),
         (["--accelerator", "abacus"], ["--accelerator", "abacus"]),
         (["--precision", "7"], ["--precision", "7"]),
+        (["--engine", "steam"], ["--engine", "steam"]),
+        (["--engine", "compiled", "--precision", "bf16"], ["--engine compiled", "32 or 64 bits"]),
+        (["--engine", "compiled", "--accelerator", "cpu", "--devices", "2"], ["--engine compiled", "one device"]),
         (["--speed", "fast"], ["--speed"]),
     ],
 )
@@ -200,5 +255,13 @@ def test_help_shows_every_option_and_its_default(run_script: Run, monkeypatch: p
     assert (outcome.status, outcome.err) == (0, "")
     for word in ("--dataset", "--data-dir", "--hidden", "--epochs", "--batch-size", "--learning-rate", "--seed"):
         assert word in outcome.out
-    for word in ("--accelerator", "--devices", "--precision", "--output", "default: 3.0", "default: checkpoints"):
+    for word in (
+        "--accelerator",
+        "--devices",
+        "--precision",
+        "--engine",
+        "--output",
+        "default: 3.0",
+        "default: checkpoints",
+    ):
         assert word in outcome.out

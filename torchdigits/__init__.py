@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchdigits.checkpoints import load_network
-    from torchdigits.classifier import DigitClassifier
+    from torchdigits.classifier import CompiledDigitClassifier, DigitClassifier
     from torchdigits.datamodule import DigitsDataModule
     from torchdigits.inference import Recognizer
     from torchdigits.network import SigmoidMLP, quadratic_cost
 
 __version__ = "0.1.0"
-__all__ = ["DigitClassifier", "DigitsDataModule", "Recognizer", "SigmoidMLP", "load_network", "quadratic_cost"]
+__all__ = [
+    "CompiledDigitClassifier",
+    "DigitClassifier",
+    "DigitsDataModule",
+    "Recognizer",
+    "SigmoidMLP",
+    "load_network",
+    "quadratic_cost",
+]
 
 _MODULES = {
+    "CompiledDigitClassifier": "classifier",
     "DigitClassifier": "classifier",
     "DigitsDataModule": "datamodule",
     "Recognizer": "inference",

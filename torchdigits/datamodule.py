@@ -12,7 +12,7 @@ from torch import Tensor
 from torchdigits.datasets import Digits, DigitSplits, fetch_mnist, load_splits
 from torchdigits.errors import OptionError
 
-EVALUATION_BATCH_SIZE = 10_000  # images measured at once: one batch for each held-out part of MNIST, 31 MB of floats
+EVALUATION_BATCH_SIZE = 500  # images measured at once: one batch for each held-out part of MNIST, 31 MB of floats
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -70,12 +70,46 @@ class MiniBatches:
         return -(-len(self.digits.labels) // (self.batch_size * self.processes))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.digits
-        count = len(labels)
-        order = torch.arange(count) if self.seed is None else epoch_order(count, self.seed, self.epoch)
-        for chosen in torch.split(order.to(labels.device), self.batch_size * self.processes):
+        for chosen in torch.split(self._order(), self.batch_size * self.processes):
             mine = chosen.tensor_split(self.processes)[self.process] if self.processes > 1 else chosen
-            yield images[mine].to(self.dtype) / 255, labels[mine]
+            images, labels = (part.index_select(0, mine) for part in self.digits)
+            yield images.to(self.dtype).div_(255), labels
+
+    def _order(self) -> Tensor:
+        labels = self.digits.labels
+        order = torch.arange(len(labels)) if self.seed is None else epoch_order(len(labels), self.seed, self.epoch)
+        return order.to(labels.device)
+
+
+class Blocks(MiniBatches):
+    """The same mini-batches as the compiled engine takes them: many at once, and as bytes.
+
+    A block of S mini-batches is images `(S, m, 784)`, uint8, and labels `(S, m)`. All blocks of an epoch have the same
+    number of mini-batches, but for those that are left over, and the last, shorter mini-batch, which come at the end.
+
+    Args:
+        digits, batch_size, seed, device: as for `MiniBatches`.
+        block_size: mini-batches in a block, at most.
+    """
+
+    def __init__(
+        self, digits: Digits, batch_size: int, seed: int | None, device: torch.device | str, block_size: int
+    ) -> None:
+        super().__init__(digits, batch_size, seed, device)
+        full, rest = divmod(len(digits.labels), self.batch_size)
+        blocks = -(-full // block_size)
+        size, left_over = divmod(full, blocks)
+        lengths = [*[size] * blocks, left_over]
+        self._lengths = [length for length in (*(n * self.batch_size for n in lengths), rest) if length]
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.split(self._order(), self._lengths):
+            images, labels = (part.index_select(0, chosen) for part in self.digits)
+            m = min(self.batch_size, len(chosen))
+            yield images.view(-1, m, images.shape[1]), labels.view(-1, m)
 
 
 class DigitsDataModule(L.LightningDataModule):
@@ -86,9 +120,11 @@ class DigitsDataModule(L.LightningDataModule):
         data_dir: the folder of MNIST (see `load_splits`).
         batch_size: examples in a mini-batch of one process.
         seed: of the epochs' orders, 0 or more.
+        block_size: None for mini-batches; a number for `Blocks` of so many to train on, which is what
+            `CompiledDigitClassifier` takes.
 
     Raises:
-        OptionError: a batch size below 1, or a negative seed.
+        OptionError: a batch size or a block size below 1, or a negative seed.
         DataError: when the dataset is read, if it cannot be.
     """
 
@@ -98,13 +134,17 @@ class DigitsDataModule(L.LightningDataModule):
         data_dir: Path | str | None = None,
         batch_size: int = 10,
         seed: int = 0,
+        block_size: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise OptionError(f"batch size {batch_size}: a mini-batch needs 1 example or more")
+        if block_size is not None and block_size < 1:
+            raise OptionError(f"block size {block_size}: a block needs 1 mini-batch or more")
         if not 0 <= seed < 2**32:
             raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
         self.dataset, self.data_dir, self.batch_size, self.seed = dataset, data_dir, batch_size, seed
+        self.block_size = block_size
 
     @cached_property
     def splits(self) -> DigitSplits:
@@ -117,6 +157,9 @@ class DigitsDataModule(L.LightningDataModule):
             fetch_mnist(self.data_dir)
 
     def train_dataloader(self) -> MiniBatches:
+        if self.block_size is not None:
+            device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+            return Blocks(self.splits.training, self.batch_size, self.seed, device, self.block_size)
         return self._mini_batches("training", self.batch_size, self.seed)
 
     def val_dataloader(self) -> MiniBatches:

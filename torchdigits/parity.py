@@ -28,7 +28,8 @@ def reference_of(network: SigmoidMLP) -> reference.Network:
 
 def relative_error(value: ArrayLike, truth: ArrayLike) -> float:
     """Norm of the difference over the norm of the truth."""
-    return float(np.linalg.norm(np.subtract(value, truth)) / np.linalg.norm(truth))
+    truth = np.asarray(truth)
+    return float(np.linalg.norm(np.asarray(value) - truth) / np.linalg.norm(truth))
 
 
 def compare(network: SigmoidMLP, images: Tensor, targets: Tensor) -> list[Deviation]:

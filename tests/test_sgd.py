@@ -1,0 +1,163 @@
+import sys
+from functools import partial
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, SigmoidMLP, sgd
+from torchdigits.datamodule import epoch_order
+from torchdigits.datasets import DigitSplits
+from torchdigits.parity import reference_of, relative_error
+from torchdigits.reference import columns, one_hot
+
+
+def random_block(sizes: tuple[int, ...], mini_batches: int, m: int, device: str = "cpu") -> sgd.Block:
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(256, (mini_batches, m, sizes[0]), generator=generator, dtype=torch.uint8)
+    return images.to(device), torch.randint(sizes[-1], (mini_batches, m), generator=generator).to(device)
+
+
+def parameters_of(network: SigmoidMLP) -> sgd.Parameters:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+@pytest.mark.parametrize("sizes", [(784, 30, 10), (20, 10), (20, 7, 9, 4)])
+def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    network = SigmoidMLP(sizes).double()
+    twin = reference_of(network)
+    (images,), (labels,) = random_block(sizes, 1, 10)
+    activations_before = network(images / torch.tensor(255.0).double())
+    updated, activations = sgd.sgd_step(
+        network, 3.0, parameters_of(network), (images.double() / 255, torch.eye(sizes[-1]).double()[labels])
+    )
+    twin.update_mini_batch(columns(images.numpy()), one_hot(labels.numpy(), sizes[-1]), 3.0)
+    for layer, (weights, biases) in enumerate(zip(twin.weights, twin.biases, strict=True)):
+        assert relative_error(updated[f"layers.{layer}.weight"], weights) < 1e-13
+        assert relative_error(updated[f"layers.{layer}.bias"], biases[:, 0]) < 1e-13
+    torch.testing.assert_close(activations, activations_before, rtol=1e-13, atol=0)
+
+
+@pytest.mark.slow
+def test_both_engines_and_the_reference_train_the_same_network(digits: DigitSplits) -> None:
+    """Through 30 epochs at the original's learning rate, each from its own weights."""
+    torch.manual_seed(2)
+    start = SigmoidMLP()
+    runs = {}
+    for name, kind, block_size in (("eager", DigitClassifier, None), ("compiled", CompiledDigitClassifier, 1000)):
+        classifier = kind(start.sizes, 3.0)
+        classifier.network.load_state_dict(start.state_dict())
+        module = DigitsDataModule(digits, batch_size=10, seed=4, block_size=block_size)
+        trainer = L.Trainer(
+            max_epochs=30,
+            accelerator="cpu",
+            precision="64-true",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(classifier, module)
+        assert trainer.global_step == 30 * 122
+        trainer.test(classifier, module, verbose=False)
+        runs[name] = classifier.network.double(), trainer.callback_metrics["test_accuracy"].item()
+
+    twin = reference_of(start)
+    x, y = columns(digits.training.images.numpy()), one_hot(digits.training.labels.numpy())
+    for epoch in range(30):
+        for chosen in torch.split(epoch_order(1217, 4, epoch), 10):
+            twin.update_mini_batch(x[:, chosen], y[:, chosen], 3.0)
+    correct = twin.evaluate(columns(digits.test.images.numpy()), digits.test.labels.numpy())
+
+    for network, accuracy in runs.values():
+        assert round(accuracy * 290) == correct
+        ours = [parameter.detach() for parameter in network.parameters()]
+        for weights, biases in zip(twin.weights, twin.biases, strict=True):
+            assert relative_error(ours.pop(0), weights) < 1e-11
+            assert relative_error(ours.pop(0), biases[:, 0]) < 1e-11
+
+
+# Mini-batches and layers on both sides of the sizes at which products are written out.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "m", "dtype", "tolerance"),
+    [
+        ((80, 30, 10), 16, torch.float64, 1e-13),
+        ((80, 17, 20, 4), 17, torch.float64, 1e-13),
+        ((80, 10), 1, torch.float64, 1e-13),
+        ((784, 30, 10), 10, torch.float32, 1e-5),
+    ],
+)
+def test_a_compiled_block_is_its_updates(sizes: tuple[int, ...], m: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(3)
+    network = SigmoidMLP(sizes).to(dtype)
+    block = random_block(sizes, 12, m)
+    with torch.no_grad():
+        for learning_rate in (
+            0.5,
+            3.0,
+        ):  # one after the other, so that the second would show what the first left cached
+            expected, expected_activations = sgd.sgd_loop(network, learning_rate, parameters_of(network), block)
+            train = sgd.compiled_sgd(network, learning_rate, torch.device("cpu"))
+            for _ in range(2):
+                updated, activations = train(parameters_of(network), block)
+                assert activations.shape == (12, m, sizes[-1])
+                assert relative_error(activations, expected_activations) < tolerance
+                for name, value in expected.items():
+                    assert relative_error(updated[name], value) < tolerance, name
+
+
+@pytest.mark.parametrize("m", [1, 2, 16, 17])
+@pytest.mark.parametrize("k", [1, 16, 17, 64, 65])
+@pytest.mark.parametrize("n", [1, 30])
+def test_products_written_out_are_products(m: int, k: int, n: int) -> None:
+    generator = np.random.default_rng(5)
+    left, right, bias = generator.standard_normal((m, k)), generator.standard_normal((k, n)), np.arange(float(n))
+    tensors = [torch.from_numpy(array) for array in (bias, left, right)]
+    product = sgd._product(*tensors[1:])
+    if m > 16 and k > 16:
+        assert product is NotImplemented
+        assert sgd._product_and_sum(*tensors) is NotImplemented
+    else:
+        np.testing.assert_allclose(product, left @ right, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(sgd._product_and_sum(*tensors), left @ right + bias, rtol=0, atol=1e-13)
+
+
+def test_more_than_eight_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight is how often torch compiles the same code anew."""
+    compiled = []
+
+    def uncompiled(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(sgd, "_inductor", uncompiled)
+    for neurons in range(1, 11):
+        network = SigmoidMLP((5, neurons, 3))
+        sgd.compiled_sgd(network, 1.0, torch.device("cpu"))(parameters_of(network), random_block((5, 3), 2, 2))
+    assert len(compiled) == 10
+
+
+def test_a_torch_without_scan_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops", None)
+    with pytest.raises(ImportError):
+        sgd.compiled_sgd(SigmoidMLP(), 3.0, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_a_captured_block_is_its_updates(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(3)
+    network = SigmoidMLP().to("cuda", dtype)
+    block = random_block((784, 30, 10), 50, 10, "cuda")
+    train = sgd.compiled_sgd(network, 3.0, torch.device("cuda"))
+    expected, loop = parameters_of(network), partial(sgd.sgd_loop, network, 3.0)
+    updated = parameters_of(network)
+    with torch.no_grad():
+        for _ in range(2):
+            expected, expected_activations = loop(expected, block)
+            updated, activations = train(updated, block)
+            assert relative_error(activations.cpu(), expected_activations.cpu()) < tolerance
+            for name, value in expected.items():
+                assert relative_error(updated[name].cpu(), value.cpu()) < tolerance, name
