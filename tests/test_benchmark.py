@@ -1,0 +1,86 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Outcome, assert_one_line_error
+
+Run = Callable[..., Outcome]
+
+
+@pytest.mark.slow
+def test_it_times_what_was_chosen_and_proves_that_it_trained(tmp_path: Path) -> None:
+    # In a process of its own, since it pins the process to a core.
+    command: list[str | Path] = [
+        sys.executable,
+        ROOT / "scripts" / "benchmark.py",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "3",
+    ]
+    command += ["--only", "numpy-example", "numpy", "pytorch", "lightning", "eager", "compiled", "compiled-loop"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["options"] == {"epochs": 3, "threads": 1, "dataset": "digits", "accelerator": "cpu"}
+    rows = {row["name"]: row for row in record["rows"]}
+    assert list(rows) == ["numpy-example", "numpy", "pytorch", "lightning", "eager", "compiled", "compiled-loop"]
+    for row in rows.values():
+        assert len(row["epoch_seconds"]) == 3
+        assert row["median"] == sorted(row["epoch_seconds"])[1] > 0
+        assert row["what"] in done.stdout
+        assert f"{row['test']['correct']} / 290" in done.stdout
+    # After four epochs from the same weights; all but Lightning's example, which shuffles by itself, in the same order.
+    correct = {name: row["test"]["correct"] for name, row in rows.items()}
+    assert min(correct.values()) > 200
+    del correct["lightning"]
+    assert max(correct.values()) - min(correct.values()) <= 2
+    assert rows["numpy-example"]["compile_seconds"] is None
+    assert rows["compiled"]["compile_seconds"] > 0
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--only", "steam"], ["--only steam", "compiled-loop"]),
+        (["--only"], ["--only", "compiled-loop"]),
+        (["--only", "numpy", "numpy"], ["numpy numpy", "once"]),
+        (["--epochs", "0"], ["--epochs 0", "1 or more"]),
+        (["--threads", "0"], ["--threads 0", "1 or more"]),
+        (["--threads", "100000"], ["--threads 100000", "cores"]),
+        (["--json", "nowhere/b.json"], ["--json nowhere/b.json"]),
+        (["--figure", "b.bmp"], ["--figure b.bmp", ".png"]),
+        (["--json", "kept.json"], ["--json kept.json", "exists already"]),
+    ],
+)
+def test_bad_options_are_one_line(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kept.json").write_text("precious")
+    assert_one_line_error(run_script("benchmark.py", "--dataset", "digits", *options), *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.json"]
+    assert Path("kept.json").read_text() == "precious"
+
+
+def test_a_contender_that_cannot_run_is_one_line(
+    run_script: Run, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: None, raising=False)
+    for variable in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM"):
+        monkeypatch.setenv(f"{variable}_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    outcome = run_script("benchmark.py", "--dataset", "digits", "--only", "jax")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: jax cannot run here (")
+    assert "'.[bench]'" in outcome.err
+    assert outcome.err.count("\n") == 1
