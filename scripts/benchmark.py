@@ -362,7 +362,7 @@ def check(only: tuple[str, ...], epochs: int, threads: int, *files: Path | None)
     """Refuse what cannot be done before anything takes time."""
     unknown = [name for name in only if name not in CONTENDERS]
     if unknown or not only:
-        raise OptionError(f"--only {' '.join(unknown)}: choose from {' '.join(CONTENDERS)}")
+        raise OptionError(f"{' '.join(('--only', *unknown))}: choose from {' '.join(CONTENDERS)}")
     if len(set(only)) < len(only):
         raise OptionError(f"--only {' '.join(only)}: each may be named once")
     for name, value in (("epochs", epochs), ("threads", threads)):

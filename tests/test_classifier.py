@@ -158,6 +158,11 @@ def test_a_run_goes_on_from_a_checkpoint_of_either_engine(
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+def test_the_compiled_classifier_wants_blocks(digits: DigitSplits) -> None:
+    with pytest.raises(OptionError, match="block_size"):
+        quiet_trainer(max_epochs=1).fit(CompiledDigitClassifier(), DigitsDataModule(digits))
+
+
 @pytest.mark.slow
 def test_two_processes_take_the_updates_of_one(tmp_path: Path) -> None:
     # Of 1,217 images the last mini-batch has 7, and the processes 4 and 3 of those.

@@ -96,6 +96,9 @@ class CompiledDigitClassifier(DigitClassifier):
     A training batch is a block of S mini-batches (see `Blocks`): images `(S, m, 784)`, uint8, and labels `(S, m)`. The
     shape that comes first is compiled, others are trained uncompiled. `Trainer.global_step` counts updates, and
     callbacks see it after a block. One process, and full precision (`32-true` or `64-true`).
+
+    Raises:
+        OptionError: as DigitClassifier, and in training for batches that are not blocks.
     """
 
     def __init__(self, sizes: Sequence[int] = (784, 30, 10), learning_rate: float = 3.0) -> None:
@@ -116,10 +119,13 @@ class CompiledDigitClassifier(DigitClassifier):
 
     def on_train_start(self) -> None:
         automatic, manual = self._steps()
-        manual.total.completed = automatic.total.completed  # an eager run that is gone on with has counted there
+        # A run that was begun on the eager engine has counted there.
+        manual.total.ready = manual.total.completed = automatic.total.completed
 
     def training_step(self, batch: Block, batch_idx: int) -> None:  # type: ignore[override]
-        labels = batch[1]
+        images, labels = batch
+        if images.dim() != 3:
+            raise OptionError("CompiledDigitClassifier takes blocks: give DigitsDataModule a block_size")
         parameters = dict(self.network.named_parameters())
         updated, activations = self.train_block({name: value.detach() for name, value in parameters.items()}, batch)
         with torch.no_grad():

@@ -64,7 +64,7 @@ def train(
         accelerator: where to train; auto takes a GPU if there is one.
         devices: number of GPUs, or of processes on the CPU.
         precision: bits of a number; bf16 is mixed precision.
-        engine: eager is plain Lightning, an update at a time; compiled takes a thousand at a time, many times as fast;
+        engine: eager is plain Lightning, an update at a time; compiled takes hundreds at a time, many times as fast;
             auto compiles if the run has 10,000 updates or more, and if it can be done here.
         output: the folder in which the run's own is made.
 
