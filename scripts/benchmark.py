@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple, cast
 
-from torchdigits.cli import OptionalPath, main
+from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file, main
 from torchdigits.errors import OptionError
 
 LEARNING_RATE, BATCH_SIZE, SEED = 3.0, 10, 0
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
     def order(self, epoch: int) -> Any:
         """The order `(N,)` of an epoch's images."""
-        from torchdigits.datamodule import epoch_order
+        from torchdigits.datasets import epoch_order
 
         return epoch_order(len(self.splits.training.labels), SEED, epoch)
 
@@ -368,13 +368,9 @@ def check(only: tuple[str, ...], epochs: int, threads: int, *files: Path | None)
     for name, value in (("epochs", epochs), ("threads", threads)):
         if value < 1:
             raise OptionError(f"--{name} {value}: it must be 1 or more")
-    for file, name, suffixes in zip(files, ("json", "figure"), ((".json",), (".png", ".svg", ".pdf")), strict=True):
-        if file is None:
-            continue
-        if file.exists():
-            raise OptionError(f"--{name} {file}: it exists already")
-        if file.suffix not in suffixes or not file.parent.is_dir():
-            raise OptionError(f"--{name} {file}: it must be a {', '.join(suffixes)} file in a folder that exists")
+    for file, option, suffixes in zip(files, ("--json", "--figure"), ((".json",), FIGURE_SUFFIXES), strict=True):
+        if file is not None:
+            check_new_file(option, file, suffixes)
 
 
 def pin(threads: int) -> int:
@@ -474,14 +470,11 @@ def recognised(weights: list[Any], x: Any, labels: Any) -> int:
 
 def describe(cores: int, threads: int, accelerator: str) -> dict[str, Any]:
     """The machine and the versions."""
-    import torch
+    from torchdigits.training import device_name
 
-    processor = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
+    processor = device_name("cpu")
     if accelerator == "gpu":
-        processor += f" and {torch.cuda.get_device_name()}"
+        processor += f" and {device_name('gpu')}"
     machine = {"processor": processor, "cores": os.cpu_count(), "cores used": cores, "threads": threads}
     machine |= {"system": platform.platform(), "python": platform.python_version()}
     for package in ("torch", "lightning", "numpy", "jax"):

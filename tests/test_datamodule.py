@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from torchdigits import DigitClassifier, DigitsDataModule
-from torchdigits.datamodule import Blocks, MiniBatches, epoch_order
-from torchdigits.datasets import Digits, DigitSplits
+from torchdigits.datamodule import Blocks, MiniBatches
+from torchdigits.datasets import Digits, DigitSplits, epoch_order
 from torchdigits.errors import OptionError
 
 

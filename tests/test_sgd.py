@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, SigmoidMLP, sgd
-from torchdigits.datamodule import epoch_order
-from torchdigits.datasets import DigitSplits
+from torchdigits.datasets import DigitSplits, epoch_order
 from torchdigits.parity import reference_of, relative_error
 from torchdigits.reference import columns, one_hot
 

@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP, quadratic_cost
-from torchdigits.sgd import Block, Parameters, Train, compiled_sgd, sgd_loop
+from torchdigits.sgd import Block, Parameters, Train, check_learning_rate, compiled_sgd, sgd_loop
 
 
 class DigitClassifier(L.LightningModule):
@@ -29,8 +29,7 @@ class DigitClassifier(L.LightningModule):
 
     def __init__(self, sizes: Sequence[int] = (784, 30, 10), learning_rate: float = 3.0) -> None:
         super().__init__()
-        if not 0 < learning_rate <= torch.finfo(torch.float32).max:
-            raise OptionError(f"learning rate {learning_rate}: it must be a positive number")
+        check_learning_rate(learning_rate)
         self.save_hyperparameters({"sizes": [int(size) for size in sizes], "learning_rate": float(learning_rate)})
         self.learning_rate = float(learning_rate)
         self.network = SigmoidMLP(sizes)

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from torchdigits.errors import TorchDigitsError
+from torchdigits.errors import OptionError, TorchDigitsError
 
 # A path that may be left out; the help says what it is then.
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def main(command: Callable[..., Any]) -> None:
@@ -40,6 +42,18 @@ def main(command: Callable[..., Any]) -> None:
         if complaint.getvalue():
             _fail(_first_paragraph(complaint.getvalue()))
         raise stop from None
+
+
+def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file that cannot be written, before anything takes time.
+
+    Raises:
+        OptionError: it exists, has another suffix, or its folder does not exist.
+    """
+    if file.exists():
+        raise OptionError(f"{option} {file}: it exists already")
+    if file.suffix not in suffixes or not file.parent.is_dir():
+        raise OptionError(f"{option} {file}: it must be a {', '.join(suffixes)} file in a folder that exists")
 
 
 def _fail(message: str) -> int:

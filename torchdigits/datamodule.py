@@ -5,25 +5,13 @@ from functools import cached_property
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
-from torchdigits.datasets import Digits, DigitSplits, fetch_mnist, load_splits
+from torchdigits.datasets import Digits, DigitSplits, check_seed, epoch_order, fetch_mnist, load_splits
 from torchdigits.errors import OptionError
 
 EVALUATION_BATCH_SIZE = 10_000  # images measured at once: one batch for each held-out part of MNIST, 31 MB of floats
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order `(count,)` in which an epoch takes its examples: a permutation that depends on (seed, epoch) alone.
-
-    Args:
-        count: number of examples.
-        seed: of the run, 0 or more.
-        epoch: from 0.
-    """
-    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 
 class MiniBatches:
@@ -141,8 +129,7 @@ class DigitsDataModule(L.LightningDataModule):
             raise OptionError(f"batch size {batch_size}: a mini-batch needs 1 example or more")
         if block_size is not None and block_size < 1:
             raise OptionError(f"block size {block_size}: a block needs 1 mini-batch or more")
-        if not 0 <= seed < 2**32:
-            raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
+        check_seed(seed)
         self.dataset, self.data_dir, self.batch_size, self.seed = dataset, data_dir, batch_size, seed
         self.block_size = block_size
 

@@ -50,6 +50,27 @@ class DigitSplits(NamedTuple):
         return digest.hexdigest()
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what cannot be a run's seed.
+
+    Raises:
+        OptionError: it is negative, or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order `(count,)` in which an epoch takes its examples: a permutation that depends on (seed, epoch) alone.
+
+    Args:
+        count: number of examples.
+        seed: of the run, 0 or more.
+        epoch: from 0.
+    """
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
+
+
 def load_splits(dataset: str, data_dir: Path | str | None = None) -> DigitSplits:
     """Read a dataset.
 

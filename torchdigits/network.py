@@ -19,7 +19,7 @@ class SigmoidMLP(nn.Module):
         sizes: neurons in each layer, the inputs first; two layers or more.
 
     Raises:
-        OptionError: fewer than two layers, or a layer without neurons.
+        OptionError: fewer than two layers, a layer without neurons, or more of them than memory holds.
     """
 
     def __init__(self, sizes: Sequence[int] = (784, 30, 10)) -> None:
@@ -29,7 +29,10 @@ class SigmoidMLP(nn.Module):
                 f"layer sizes {list(sizes)}: a network needs two layers or more, of 1 neuron or more each"
             )
         self.sizes = tuple(sizes)
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        try:
+            self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+            raise OptionError(f"layer sizes {list(sizes)}: more neurons than memory holds") from error
         for parameter in self.parameters():
             nn.init.normal_(parameter)
 

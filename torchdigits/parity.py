@@ -1,44 +1,121 @@
-"""Torch held against the reference: autograd's gradients, and those of back-propagation by hand."""
+"""Torch held against the reference, a mini-batch at a time: autograd, and back-propagation by hand.
 
+`whole_runs.py` goes on from here to every update of a training run.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import frexp, inf, isnan
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchdigits import reference
+from torchdigits.datasets import Digits
 from torchdigits.network import SigmoidMLP, quadratic_cost
+from torchdigits.reference import Array
+from torchdigits.rounding import rounding_bounds
+
+
+class Precision(NamedTuple):
+    """What a name of `--precision` stands for.
+
+    Attributes:
+        dtype: of the weights.
+        eps: spacing, at 1, of the numbers that are multiplied.
+        tolerance: relative error that a correct program keeps where nothing cancels; None: errors are only reported.
+    """
+
+    dtype: torch.dtype
+    eps: float
+    tolerance: float | None
+
+
+PRECISIONS = {
+    "64": Precision(torch.float64, 2**-52, 1e-12),
+    "32": Precision(torch.float32, 2**-23, 1e-5),
+    "tf32": Precision(torch.float32, 2**-10, None),
+    "bf16": Precision(torch.float32, 2**-7, None),
+}
 
 
 class Deviation(NamedTuple):
-    """How far a tensor of torch's is from the reference's: norm of the difference over norm of the reference."""
+    """How far a tensor of torch's is from the reference's.
+
+    Attributes:
+        name: of the tensor.
+        absolute: the largest difference of an element.
+        relative: norm of the difference over norm of the reference.
+        ulps: the largest difference of an element, in units in the last place of the reference's largest element and in
+            the precision that is checked. (An element that is a sum which cancels can be off by millions of its own.)
+    """
 
     name: str
+    absolute: float
     relative: float
+    ulps: float
 
 
 def reference_of(network: SigmoidMLP) -> reference.Network:
     """A reference network with a copy of the weights and biases, in float64."""
     twin = reference.Network(network.sizes)
-    arrays = [_array(parameter).copy() for parameter in network.parameters()]
-    twin.weights, twin.biases = arrays[0::2], [bias[:, np.newaxis] for bias in arrays[1::2]]
+    set_parameters(twin, parameters_of(network))
     return twin
 
 
+def parameters_of(network: SigmoidMLP | reference.Network) -> list[Array]:
+    """Copies of the parameters, layer by layer: the weights `(outputs, inputs)`, then the biases `(outputs,)`."""
+    if isinstance(network, reference.Network):
+        layers = zip(network.weights, network.biases, strict=True)
+        return [array.copy() for weights, biases in layers for array in (weights, biases[:, 0])]
+    return [_array(parameter).copy() for parameter in network.parameters()]
+
+
+def set_parameters(twin: reference.Network, parameters: list[Array]) -> None:
+    """Give a reference network these parameters, in the order of `parameters_of`."""
+    twin.weights, twin.biases = parameters[0::2], [biases[:, np.newaxis] for biases in parameters[1::2]]
+
+
+def mean_gradients(twin: reference.Network, x: Array, y: Array) -> list[Array]:
+    """The reference's gradients of a mini-batch's mean cost, in the order of `parameters_of`."""
+    layers = zip(*twin.backprop(x, y), strict=True)
+    return [nabla / x.shape[1] for nabla_w, nabla_b in layers for nabla in (nabla_w, nabla_b[:, 0])]
+
+
+def parameter_names(prefix: str, sizes: tuple[int, ...]) -> list[str]:
+    """`W(1)`, `b(1)`, `W(2)`, ..., in the order of `parameters_of`."""
+    return [f"{prefix}{kind}({layer})" for layer in range(1, len(sizes)) for kind in "Wb"]
+
+
 def relative_error(value: ArrayLike, truth: ArrayLike) -> float:
-    """Norm of the difference over the norm of the truth."""
+    """Norm of the difference over the norm of the truth; 0 if both are 0."""
     truth = np.asarray(truth)
-    return float(np.linalg.norm(np.asarray(value) - truth) / np.linalg.norm(truth))
+    difference, norm = np.linalg.norm(np.asarray(value) - truth), np.linalg.norm(truth)
+    return 0.0 if difference == 0 else float(difference / norm) if norm else inf
 
 
-def compare(network: SigmoidMLP, images: Tensor, targets: Tensor) -> list[Deviation]:
+def deviation(name: str, value: ArrayLike, truth: ArrayLike, eps: float) -> Deviation:
+    """How far `value` is from `truth`, in numbers whose spacing at 1 is `eps`."""
+    value, truth = np.asarray(value), np.asarray(truth)
+    largest_error, largest = float(np.abs(value - truth).max()), float(np.abs(truth).max())
+    ulp = eps * 2.0 ** (frexp(largest)[1] - 1)
+    return Deviation(name, largest_error, relative_error(value, truth), largest_error / ulp)
+
+
+def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, eps: float | None = None) -> list[Deviation]:
     """Everything that back-propagation computes of a mini-batch, by torch and by hand, from the same weights.
 
     Args:
         network: in the precision and on the device to be checked.
         images: `(m, inputs)`, floats of that precision, on that device.
         targets: wanted outputs `(m, outputs)`, likewise.
+        eps: spacing at 1 of that precision's numbers. Default: that of the weights' type.
 
     Returns:
         The deviation of every layer's weighted inputs z(l) and activations a(l), of the cost, and of the gradient with
@@ -51,19 +128,141 @@ def compare(network: SigmoidMLP, images: Tensor, targets: Tensor) -> list[Deviat
     twin = reference_of(network)
     x, y = _array(images).T, _array(targets).T
     zs, twin_activations = twin.forward_pass(x)
-    nabla_w, nabla_b = twin.backprop(x, y)
-    m = len(images)
-
-    pairs: list[tuple[str, Tensor, ArrayLike]] = [("cost", cost, twin.cost(x, y))]
-    for layer in range(len(zs)):
-        pairs += [
-            (f"z({layer + 1})", weighted_inputs[layer], zs[layer].T),
-            (f"a({layer + 1})", activations[layer + 1], twin_activations[layer + 1].T),
-            (f"dC/dW({layer + 1})", gradients[2 * layer], nabla_w[layer] / m),
-            (f"dC/db({layer + 1})", gradients[2 * layer + 1], nabla_b[layer][:, 0] / m),
-        ]
-    return [Deviation(name, relative_error(_array(value), truth)) for name, value, truth in pairs]
+    pairs: list[tuple[str, Tensor, ArrayLike]] = []
+    for layer, z in enumerate(zs, 1):
+        pairs.append((f"z({layer})", weighted_inputs[layer - 1], z.T))
+        pairs.append((f"a({layer})", activations[layer], twin_activations[layer].T))
+    pairs.append(("cost", cost, twin.cost(x, y)))
+    pairs += zip(parameter_names("dC/d", network.sizes), gradients, mean_gradients(twin, x, y), strict=True)
+    eps = torch.finfo(next(network.parameters()).dtype).eps if eps is None else eps
+    return [deviation(name, _array(value), truth, eps) for name, value, truth in pairs]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+@dataclass
+class Finding:
+    """The largest deviations of a tensor in many comparisons.
+
+    Attributes:
+        name: of the tensor.
+        absolute, ulps: the largest.
+        relative: the relative error that came nearest to what was allowed there, or exceeded it most.
+        allowed: what was allowed there; None where errors are only reported.
+        where: the number of that comparison, from 1.
+    """
+
+    name: str
+    absolute: float = 0.0
+    ulps: float = 0.0
+    relative: float = 0.0
+    allowed: float | None = None
+    where: int = 0
+
+    @property
+    def broken(self) -> bool:
+        """Whether the error is more than was allowed."""
+        return self.allowed is not None and not self.relative <= self.allowed
+
+    @property
+    def excess(self) -> float:
+        """The relative error over what was allowed; what is no number exceeds everything."""
+        return inf if isnan(self.relative) else self.relative / (self.allowed or 1.0)
+
+
+@dataclass
+class Findings:
+    """What many comparisons have found, by the names of the tensors.
+
+    Args:
+        tolerance: relative error that is allowed in any case; None: errors are only reported.
+    """
+
+    tolerance: float | None
+    tensors: dict[str, Finding] = field(default_factory=dict)
+    comparisons: int = 0
+
+    def add(
+        self,
+        deviations: Iterable[Deviation],
+        bounds: Callable[[], dict[str, float]],
+        tolerances: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Take in a comparison.
+
+        Args:
+            deviations: of its tensors.
+            bounds: says what rounding allows there; it is asked where a tolerance is exceeded.
+            tolerances: of tensors that have one of their own.
+        """
+        self.comparisons += 1
+        rounding: dict[str, float] | None = None
+        for name, absolute, relative, ulps in deviations:
+            allowed = None if self.tolerance is None else tolerances.get(name, self.tolerance)
+            if allowed is not None and not relative <= allowed:
+                rounding = bounds() if rounding is None else rounding
+                allowed = max(allowed, rounding.get(name, 0.0))
+            found = self.tensors.get(name, Finding(name))
+            here = Finding(name, absolute, ulps, relative, allowed, self.comparisons)
+            worse = here if not found.where or here.excess > found.excess else found
+            # NumPy's maximum keeps what is no number.
+            worse.absolute = float(np.maximum(found.absolute, absolute))
+            worse.ulps = float(np.maximum(found.ulps, ulps))
+            self.tensors[name] = worse
+
+    @property
+    def worst(self) -> Finding:
+        """Of the tensor whose error is the largest, relative to what is allowed."""
+        return max(self.tensors.values(), key=lambda finding: finding.excess)
+
+    @property
+    def broken(self) -> list[Finding]:
+        """Those whose error is more than was allowed."""
+        return [finding for finding in self.tensors.values() if finding.broken]
+
+
+def check_gradients(
+    network: SigmoidMLP, digits: Digits, mini_batches: Iterable[Tensor], precision: str, device: str = "cpu"
+) -> Findings:
+    """`compare` on many mini-batches, from the same weights.
+
+    Allowed is the precision's tolerance or, where that is more, what rounding can do by the analysis in `rounding.py`:
+    in sums that cancel, and in saturated neurons.
+
+    Args:
+        network: its weights are copied.
+        digits: the examples.
+        mini_batches: which of them each takes, `(m,)`.
+        precision: a key of `PRECISIONS` that the device has.
+        device: in torch's words.
+    """
+    dtype, eps, tolerance = PRECISIONS[precision]
+    checked = SigmoidMLP(network.sizes)
+    checked.load_state_dict(network.state_dict())
+    checked.to(device, dtype)
+    twin, findings = reference_of(checked), Findings(tolerance)
+    for chosen in mini_batches:
+        images = digits.images[chosen].to(dtype) / 255
+        targets = nn.functional.one_hot(digits.labels[chosen], network.sizes[-1]).to(dtype)
+        with multiplying_in(precision), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            deviations = compare(checked, images.to(device), targets.to(device), eps)
+        findings.add(deviations, partial(bounds_of, twin, _array(images).T, _array(targets).T, eps))
+    return findings
+
+
+def bounds_of(twin: reference.Network, x: Array, y: Array, eps: float) -> dict[str, float]:
+    """What rounding alone can make of `compare`: torch's, in numbers spaced by eps, and the reference's, in float64."""
+    return rounding_bounds(twin, x, y, (eps + np.finfo(np.float64).eps) / 2)
+
+
+@contextmanager
+def multiplying_in(precision: str) -> Iterator[None]:
+    """Matrix products of floats by a GPU's TF32 if the precision is `tf32`, else in full."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _array(tensor: Tensor) -> Array:
     return tensor.detach().double().cpu().numpy()

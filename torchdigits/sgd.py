@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 from torch.torch_version import TorchVersion
 
+from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP, quadratic_cost
 
 Parameters = dict[str, Tensor]
@@ -33,6 +34,16 @@ _INDUCTOR = {
     "cpp.vec_isa_ok": True,
     "cpp_cache_precompile_headers": False,
 }
+
+
+def check_learning_rate(learning_rate: float) -> None:
+    """Refuse what is no learning rate.
+
+    Raises:
+        OptionError: it is not a positive number, or too large for a float32.
+    """
+    if not 0 < learning_rate <= torch.finfo(torch.float32).max:
+        raise OptionError(f"learning rate {learning_rate}: it must be a positive number")
 
 
 def sgd_step(

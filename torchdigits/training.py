@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torchdigits.classifier import CompiledDigitClassifier, DigitClassifier
     from torchdigits.datamodule import DigitsDataModule
 
-_PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}  # in Lightning's words
+# In Lightning's words; tf32 is a way of the GPU's to multiply floats.
+_PRECISIONS = {"32": "32-true", "64": "64-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 # Of a mini-batch, from which on threads pay: measured on two cores, where 0.8 million took 1.5 times as long with two.
 _PRODUCTS_WORTH_THREADS = 10**6
 # In a run, from which on compiling pays: it takes 3 to 12 s, and an update of the eager engine 1 ms.
@@ -62,7 +63,7 @@ def train(
         learning_rate: eta, the step against the gradient of a mini-batch's mean cost.
         seed: of the first weights and of each epoch's order.
         accelerator: where to train; auto takes a GPU if there is one.
-        devices: number of GPUs, or of processes on the CPU.
+        devices: number of GPUs, or of processes on the CPU; under torchrun, as many as it starts.
         precision: bits of a number; bf16 is mixed precision.
         engine: eager is plain Lightning, an update at a time; compiled takes hundreds at a time, many times as fast;
             auto compiles if the run has 10,000 updates or more, and if it can be done here.
@@ -78,7 +79,7 @@ def train(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     if epochs < 1:
         raise OptionError(f"--epochs {epochs}: it must be 1 or more")
-    hardware = _hardware(accelerator, devices, precision)
+    hardware = choose_hardware(accelerator, _processes(devices), precision)
 
     import lightning as L  # here, because --help and a mistyped option should not wait for Lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -90,15 +91,12 @@ def train(
 
     datamodule = DigitsDataModule(dataset, data_dir, batch_size, seed)
     torch.manual_seed(seed)
-    try:
-        classifier = DigitClassifier((784, *hidden, 10), learning_rate)
-    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        raise OptionError(f"--hidden {' '.join(map(str, hidden))}: more neurons than memory holds") from error
+    classifier = DigitClassifier((784, *hidden, 10), learning_rate)
     splits = datamodule.splits
-    versions = _versions()
+    versions = versions_here()
     products = batch_size * sum(parameter.numel() for parameter in classifier.parameters())
-    with quiet(), _torch_settings(products, torch.float64 if precision == "64" else torch.float32):
-        classifier, reason = _choose_engine(engine, classifier, datamodule, epochs, hardware)
+    with quiet(), torch_settings(products, torch.float64 if precision == "64" else torch.float32):
+        classifier, reason = choose_engine(engine, classifier, datamodule, epochs, hardware)
         # The first process makes the folder and writes; Lightning tells the others where the checkpoints are.
         is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         folder = _new_folder(output, "-".join(map(str, (dataset, *classifier.network.sizes)))) if is_first else output
@@ -128,7 +126,7 @@ def train(
             "options": options,
             "engine": reason,
             "versions": versions,
-            "hardware": hardware | {"device": _device_name(hardware["accelerator"])},
+            "hardware": hardware | {"device": device_name(hardware["accelerator"])},
             "dataset": {"sha256": splits.fingerprint()}
             | {name: len(part.labels) for name, part in splits._asdict().items()},
             "best": best_epoch,
@@ -142,44 +140,65 @@ def train(
     return folder
 
 
-def _hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
-    """The Trainer's arguments for what was asked for, if this machine has it."""
+def _processes(devices: int) -> int:
+    """The number of processes on this machine: what was asked for, or as many as torchrun has started."""
+    if not torch.distributed.is_torchelastic_launched():
+        return devices
+    started = int(os.environ["LOCAL_WORLD_SIZE"])
+    if int(os.environ["WORLD_SIZE"]) != started:
+        raise OptionError("torchrun on several machines: train on one, with --nnodes 1")
+    if devices not in (1, started):
+        raise OptionError(f"--devices {devices}: torchrun starts {started}; leave --devices out")
+    return started
+
+
+def choose_hardware(accelerator: str, devices: int, precision: str) -> dict[str, Any]:
+    """The Trainer's arguments for what was asked for.
+
+    Raises:
+        OptionError: this machine lacks it.
+    """
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if accelerator == "gpu" and not gpus:
         raise OptionError(f"--accelerator gpu: torch {torch.__version__} finds no GPU here; use --accelerator cpu")
     if accelerator == "auto":
-        accelerator = "gpu" if gpus else "cpu"
+        accelerator = "gpu" if torch.cuda.is_available() or (gpus and precision != "64") else "cpu"
     if devices < 1:
         raise OptionError(f"--devices {devices}: it must be 1 or more")
     if accelerator == "gpu" and devices > gpus:
         raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} GPU(s) here")
     if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
         raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
+    if precision == "tf32" and not (accelerator == "gpu" and torch.cuda.get_device_capability() >= (8, 0)):
+        raise OptionError("--precision tf32: only NVIDIA's GPUs have it, from Ampere on; use --precision 32")
     return {"accelerator": accelerator, "devices": devices, "precision": _PRECISIONS[precision]}
 
 
-def _choose_engine(
-    engine: str, classifier: "DigitClassifier", datamodule: "DigitsDataModule", epochs: int, hardware: dict[str, Any]
+def choose_engine(
+    engine: str,
+    classifier: "DigitClassifier",
+    datamodule: "DigitsDataModule",
+    epochs: int,
+    hardware: dict[str, Any],
+    block_size: int = BLOCK_SIZE,
 ) -> "tuple[DigitClassifier, str]":
     """The classifier of the engine that was asked for, already compiled, or of the one that suits; and which, and why.
 
-    The data module is set to give it what it takes.
+    The data module is set to give it what it takes: for the compiled engine, blocks of
+    at most `block_size` mini-batches.
+
+    Raises:
+        OptionError: the compiled engine was asked for, and cannot be had.
     """
     updates = epochs * len(datamodule.train_dataloader())
-    obstacle = ""
-    if hardware["devices"] > 1:
-        obstacle = "it takes one device"
-    elif hardware["precision"] == "bf16-mixed":
-        obstacle = "it takes 32 or 64 bits"
-    elif hardware["accelerator"] == "gpu" and not torch.cuda.is_available():
-        obstacle = "of GPUs it takes those with CUDA"
-    elif engine == "auto" and updates < _UPDATES_WORTH_COMPILING:
+    obstacle = obstacle_to_compiling(hardware)
+    if engine == "auto" and not obstacle and updates < _UPDATES_WORTH_COMPILING:
         return classifier, f"eager, as {updates:,} updates do not earn a compilation back"
     if engine == "eager":
         return classifier, "eager"
     if not obstacle:
         start = time.perf_counter()
-        datamodule.block_size = BLOCK_SIZE
+        datamodule.block_size = block_size
         try:
             compiled = _compiled(classifier, datamodule, "cuda" if hardware["accelerator"] == "gpu" else "cpu")
         except Exception as error:  # whatever it is, the eager engine can do without
@@ -190,6 +209,17 @@ def _choose_engine(
     if engine == "compiled":
         raise OptionError(f"--engine compiled: {obstacle}; use --engine eager")
     return classifier, f"eager, not compiled: {obstacle}"
+
+
+def obstacle_to_compiling(hardware: dict[str, Any]) -> str:
+    """What the compiled engine lacks for the hardware and precision of `choose_hardware`, or nothing."""
+    if hardware["devices"] > 1:
+        return "it takes one device"
+    if hardware["precision"] == "bf16-mixed":
+        return "it takes 32 or 64 bits"
+    if hardware["accelerator"] == "gpu" and not torch.cuda.is_available():
+        return "of GPUs it takes those with CUDA"
+    return ""
 
 
 def _compiled(classifier: "DigitClassifier", datamodule: "DigitsDataModule", device: str) -> "CompiledDigitClassifier":
@@ -227,7 +257,7 @@ def _new_folder(output: Path, name: str) -> Path:
 
 
 @contextmanager
-def _torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
+def torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
     """What a run needs of torch's settings, all of which are given back as they were.
 
     One CPU thread if a mini-batch takes few products: several are slower then, and round otherwise. Deterministic
@@ -272,13 +302,19 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
+    """The versions of what a run's result depends on."""
     packages = ("torchvision", "lightning", "numpy", "scikit-learn", "pillow")
     own = {"torchdigits": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return own | {name: metadata.version(name) for name in packages}
 
 
-def _device_name(accelerator: str) -> str:
+def device_name(accelerator: str) -> str:
+    """What computes: the GPU's name, or the processor's where the system tells it."""
     if accelerator == "gpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

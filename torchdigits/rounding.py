@@ -1,5 +1,7 @@
 """How far rounding alone can carry back-propagation: first-order bounds, from the conditioning of each operation."""
 
+from math import inf
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -28,7 +30,8 @@ def rounding_bounds(network: Network, x: Array, y: Array, u: float) -> dict[str,
         return error
 
     def relative(error: ArrayLike, value: ArrayLike) -> float:
-        return float(np.linalg.norm(error) / np.linalg.norm(value))
+        norm = np.linalg.norm(value)
+        return float(np.linalg.norm(error) / norm) if norm else inf
 
     bounds: dict[str, float] = {}
     m = x.shape[1]
