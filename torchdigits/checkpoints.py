@@ -1,17 +1,24 @@
-"""Find and safely load trained networks, without Lightning."""
+"""Save, find and safely load trained networks, without Lightning."""
 
+import io
+import os
 import re
 import warnings
 import zipfile
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 
-from torchdigits.errors import CheckpointError
+from torchdigits.errors import CheckpointError, OptionError
+from torchdigits.interchange import read_json, read_npz, to_json, to_npz, to_onnx
 from torchdigits.network import SigmoidMLP
+
+_OTHER_PROGRAMS = {".json": read_json, ".npz": read_npz}  # what else than checkpoints is read
 
 
 def shipped_checkpoint() -> Path:
@@ -21,12 +28,13 @@ def shipped_checkpoint() -> Path:
 
 
 def load_network(path: Path | str | None = None) -> SigmoidMLP:
-    """Load a trained network from a checkpoint of DigitClassifier, such as a run's `best.ckpt`.
+    """Load a trained network: a checkpoint of DigitClassifier, such as a run's `best.ckpt`, or another program's file.
 
-    The file cannot run code: torch's restricted unpickler reads it, and of what it holds only the weights are used.
+    The file cannot run code: a checkpoint is read by torch's restricted unpickler, and of what it holds only the
+    weights are used; a `.json` or `.npz` file is read without pickle, as `interchange.py` has it.
 
     Args:
-        path: the checkpoint. Default: the shipped network.
+        path: the file. Default: the shipped network.
 
     Returns:
         The network, on the CPU and in the precision that it was saved in.
@@ -35,40 +43,115 @@ def load_network(path: Path | str | None = None) -> SigmoidMLP:
         CheckpointError: the file is missing, damaged, hostile, or holds no such network.
     """
     path = shipped_checkpoint() if path is None else Path(path)
+    other = _OTHER_PROGRAMS.get(path.suffix.lower())
     try:
         if not path.is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
         _refuse_compression(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of files that it then refuses
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _network_of(_read_checkpoint(path) if other is None else other(path))
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    # A file that holds something else can raise nearly anything, on its way through JSON, NumPy's formats and torch's.
+    except Exception as error:
+        kind = "checkpoint of DigitClassifier" if other is None else f"network in {path.suffix}"
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(f"{path} is no {kind}: {reason or type(error).__name__}") from error
+
+
+def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False) -> None:
+    """Save a network in the format that the suffix names. The file is written whole, or not at all.
+
+    Args:
+        network: in float32 or float64, which the file keeps.
+        path: `.ckpt`, as `load_network` and Lightning's `DigitClassifier.load_from_checkpoint` read it; `.json`, `.npz`
+            or `.onnx`, as `interchange.py` has them.
+        overwrite: replace a file that exists.
+
+    Raises:
+        OptionError: an unknown suffix, a file that exists or cannot be written, or packages that ONNX needs and lacks.
+        CheckpointError: in ONNX the network does not compute the same.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise OptionError(f"{path}: what can be written ends in {', '.join(_WRITERS)}")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} exists already; to replace it, use --overwrite")
+    content = _WRITERS[path.suffix.lower()](network)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OptionError(f"cannot write {path}: {error.strerror}") from error
+
+
+def convert(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Convert a trained network to another format, which OUT's suffix names.
+
+    Args:
+        source: the network: .ckpt, .json or .npz.
+        target: the file to write: .ckpt, .json, .npz or .onnx.
+        overwrite: replace OUT if it exists.
+
+    Raises:
+        CheckpointError: IN holds no network.
+        OptionError: OUT cannot be written.
+    """
+    if source.suffix.lower() not in (".ckpt", *_OTHER_PROGRAMS):
+        raise CheckpointError(f"{source}: what can be read ends in {', '.join(('.ckpt', *_OTHER_PROGRAMS))}")
+    network = load_network(source)
+    save_network(network, target, overwrite)
+    print(f"{target}: {'-'.join(map(str, network.sizes))}, {str(next(network.parameters()).dtype).split('.')[1]}")
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of files that it then refuses
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     # What a damaged file can raise is not documented; seen: RuntimeError, UnpicklingError, EOFError, KeyError.
     except Exception as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {asked[1]}, which was refused" if asked else "damaged, or no checkpoint at all"
         raise CheckpointError(f"cannot load {path}: {reason}") from error
-    try:
-        return _network_of(checkpoint["state_dict"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} is no checkpoint of DigitClassifier: {reason}") from error
+    return {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
+
+
+def _to_checkpoint(network: SigmoidMLP) -> bytes:
+    """As Lightning writes the weights of a DigitClassifier."""
+    content = {
+        "state_dict": {f"network.{name}": tensor for name, tensor in network.state_dict().items()},
+        "hyper_parameters": {"sizes": list(network.sizes)},
+        "pytorch-lightning_version": metadata.version("lightning"),
+    }
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+_WRITERS = {".ckpt": _to_checkpoint, ".json": to_json, ".npz": to_npz, ".onnx": to_onnx}
 
 
 def _refuse_compression(path: Path) -> None:
-    """torch writes plain archives; a compressed one is not its own, and can unpack to far more than its size."""
+    """torch and `numpy.savez` write plain archives."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise CheckpointError(f"cannot load {path}: it is compressed, as no checkpoint is")
+                raise CheckpointError(f"cannot load {path}: it is compressed, and may unpack to far more")
 
 
-def _network_of(state: dict[str, Any]) -> SigmoidMLP:
-    """The network whose parameters a DigitClassifier's state holds: `network.layers.0.weight` and so on."""
-    parameters: dict[str, Tensor] = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+def _network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
+    """The network that has these parameters: `layers.0.weight` and so on."""
     weights = [parameters[f"layers.{layer}.weight"] for layer in range(len(parameters) // 2)]
     for name, tensor in parameters.items():
         if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != weights[0].dtype:
