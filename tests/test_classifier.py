@@ -163,27 +163,55 @@ def test_the_compiled_classifier_wants_blocks(digits: DigitSplits) -> None:
         quiet_trainer(max_epochs=1).fit(CompiledDigitClassifier(), DigitsDataModule(digits))
 
 
+def run_of(launcher: list[str], options: str, output: Path) -> Path:
+    """Run train.py on the embedded digits, and give the one folder that it made."""
+    options += f" --dataset digits --epochs 2 --precision 64 --accelerator cpu --engine eager --output {output}"
+    done = subprocess.run(
+        [sys.executable, *launcher, ROOT / "scripts" / "train.py", *options.split()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert lines[:4] == ["Engine", "Epoch 1/2", "Epoch 2/2", "Test"]
+    (run,) = output.iterdir()
+    assert sorted(path.name for path in run.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv", "run.json"]
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_of([], "--batch-size 10", tmp_path_factory.mktemp("one"))
+
+
+def gone_on(run: Path, digits: DigitSplits) -> dict[str, torch.Tensor]:
+    """The weights after one more epoch, in one process."""
+    trainer = quiet_trainer(max_epochs=3, precision="64-true")
+    module = DigitsDataModule(digits, batch_size=10, seed=0)
+    trainer.fit(DigitClassifier(), module, ckpt_path=run / "last.ckpt", weights_only=True)
+    return dict(trainer.lightning_module.state_dict())
+
+
 @pytest.mark.slow
-def test_two_processes_take_the_updates_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ([], "--batch-size 5 --devices 2"),
+        (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], "--batch-size 5"),
+    ],
+)
+def test_two_processes_take_the_updates_of_one(
+    one_process: Path, tmp_path: Path, digits: DigitSplits, launcher: list[str], options: str
+) -> None:
     # Of 1,217 images the last mini-batch has 7, and the processes 4 and 3 of those.
-    weights, metrics = [], []
-    for devices, batch_size in ((1, 10), (2, 5)):
-        output = tmp_path / f"{devices}"
-        options = f"--dataset digits --epochs 2 --precision 64 --accelerator cpu --output {output}"
-        options += f" --devices {devices} --batch-size {batch_size}"
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / "train.py", *options.split()],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-        assert lines[:4] == ["Engine", "Epoch 1/2", "Epoch 2/2", "Test"]
-        (run,) = output.iterdir()
-        weights.append(torch.load(run / "last.ckpt", weights_only=True)["state_dict"])
-        metrics.append(np.loadtxt(run / "metrics.csv", delimiter=",", skiprows=1, usecols=range(5)))
-    for name, tensor in weights[0].items():
-        assert torch.linalg.norm(weights[1][name] - tensor) <= 1e-11 * torch.linalg.norm(tensor), name
+    two_processes = run_of(launcher, options, tmp_path / "runs")
+    runs = one_process, two_processes
+    one, two = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in runs)
+    metrics = [np.loadtxt(run / "metrics.csv", delimiter=",", skiprows=1, usecols=range(5)) for run in runs]
     np.testing.assert_allclose(metrics[1], metrics[0], atol=1.1e-6)  # written with six decimals
+    one_more, two_more = (gone_on(run, digits) for run in runs)
+    for ours, theirs in ((two, one), (two_more, one_more)):
+        for name, tensor in theirs.items():
+            assert torch.linalg.norm(ours[name] - tensor) <= 1e-11 * torch.linalg.norm(tensor), name

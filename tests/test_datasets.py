@@ -5,7 +5,9 @@ import os
 import pickle
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from torchdigits import datasets
-from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
+from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, fetch_mnist, load_splits
 from torchdigits.errors import DataError, OptionError
 
 
@@ -215,6 +217,23 @@ def test_mnist_is_downloaded_where_it_is_missing(
         assert load_splits("mnist", data).fingerprint() == mnist.fingerprint()
     shutil.rmtree(mirror)
     assert load_splits("mnist", data).fingerprint() == mnist.fingerprint()  # without a server: it is there
+
+
+def test_of_several_processes_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloads = []
+
+    def download(mnist: MNIST) -> None:
+        """As torchvision's: nothing, if the files are there."""
+        folder = Path(mnist.root) / IDX_FOLDER
+        if not folder.exists():
+            downloads.append(folder)
+            time.sleep(0.2)
+            folder.mkdir(parents=True)
+
+    monkeypatch.setattr(MNIST, "download", download)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fetch_mnist, [tmp_path / "data"] * 4)) == [tmp_path / "data"] * 4
+    assert len(downloads) == 1
 
 
 def test_a_download_that_does_not_match_its_checksum_is_refused(

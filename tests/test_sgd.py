@@ -1,13 +1,11 @@
 import sys
 from functools import partial
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 
-from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, SigmoidMLP, sgd
-from torchdigits.datasets import DigitSplits, epoch_order
+from torchdigits import SigmoidMLP, sgd
 from torchdigits.parity import reference_of, relative_error
 from torchdigits.reference import columns, one_hot
 
@@ -37,44 +35,6 @@ def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
         assert relative_error(updated[f"layers.{layer}.weight"], weights) < 1e-13
         assert relative_error(updated[f"layers.{layer}.bias"], biases[:, 0]) < 1e-13
     torch.testing.assert_close(activations, activations_before, rtol=1e-13, atol=0)
-
-
-@pytest.mark.slow
-def test_both_engines_and_the_reference_train_the_same_network(digits: DigitSplits) -> None:
-    """Through 30 epochs at the original's learning rate, each from its own weights."""
-    torch.manual_seed(2)
-    start = SigmoidMLP()
-    runs = {}
-    for name, kind, block_size in (("eager", DigitClassifier, None), ("compiled", CompiledDigitClassifier, 1000)):
-        classifier = kind(start.sizes, 3.0)
-        classifier.network.load_state_dict(start.state_dict())
-        module = DigitsDataModule(digits, batch_size=10, seed=4, block_size=block_size)
-        trainer = L.Trainer(
-            max_epochs=30,
-            accelerator="cpu",
-            precision="64-true",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-        )
-        trainer.fit(classifier, module)
-        assert trainer.global_step == 30 * 122
-        trainer.test(classifier, module, verbose=False)
-        runs[name] = classifier.network.double(), trainer.callback_metrics["test_accuracy"].item()
-
-    twin = reference_of(start)
-    x, y = columns(digits.training.images.numpy()), one_hot(digits.training.labels.numpy())
-    for epoch in range(30):
-        for chosen in torch.split(epoch_order(1217, 4, epoch), 10):
-            twin.update_mini_batch(x[:, chosen], y[:, chosen], 3.0)
-    correct = twin.evaluate(columns(digits.test.images.numpy()), digits.test.labels.numpy())
-
-    for network, accuracy in runs.values():
-        assert round(accuracy * 290) == correct
-        ours = [parameter.detach() for parameter in network.parameters()]
-        for weights, biases in zip(twin.weights, twin.biases, strict=True):
-            assert relative_error(ours.pop(0), weights) < 1e-11
-            assert relative_error(ours.pop(0), biases[:, 0]) < 1e-11
 
 
 # Mini-batches and layers on both sides of the sizes at which products are written out.

@@ -231,6 +231,20 @@ def test_a_gpu_that_is_not_there_is_one_line(run_script: Run, tmp_path: Path, mo
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("world", "options", "words"),
+    [("2", ["--devices", "3"], ["--devices 3", "torchrun starts 2"]), ("4", [], ["several machines"])],
+)
+def test_what_torchrun_contradicts_is_one_line(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str, options: list[str], words: list[str]
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": world}.items():
+        monkeypatch.setenv(name, value)
+    outcome = run_script("train.py", "--dataset", "digits", "--output", tmp_path / "runs", *options)
+    assert_one_line_error(outcome, *words)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_output_that_cannot_be_written_is_one_line(run_script: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "dangling").symlink_to(tmp_path / "not there" / "disk")

@@ -71,13 +71,15 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
 
     Raises:
         OptionError: an unknown suffix, a file that exists or cannot be written, or packages that ONNX needs and lacks.
-        CheckpointError: in ONNX the network does not compute the same.
+        CheckpointError: a weight is not finite, or in ONNX the network does not compute the same.
     """
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
         raise OptionError(f"{path}: what can be written ends in {', '.join(_WRITERS)}")
     if path.exists() and not overwrite:
         raise OptionError(f"{path} exists already; to replace it, use --overwrite")
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        raise CheckpointError(f"cannot save {path}: the weights and biases are not all finite numbers")
     content = _WRITERS[path.suffix.lower()](network)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

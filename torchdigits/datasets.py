@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from torchdigits.errors import DataError, OptionError
@@ -115,7 +116,10 @@ def fetch_mnist(data_dir: Path | str | None = None) -> Path:
         mnist = MNIST.__new__(MNIST)
         mnist.root = str(folder)
         try:
-            mnist.download()
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of several processes, as torchrun starts them, one downloads, and the others find what it brought.
+            with FileLock(folder / "download.lock"):
+                mnist.download()
         except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
                 f"no MNIST in {folder}, and no download: {' '.join(str(error).split())}; put its four IDX files into"

@@ -56,7 +56,7 @@ def to_json(network: SigmoidMLP) -> bytes:
         "cost": "QuadraticCost",
         "dtype": _dtype(network),
     }
-    return json.dumps(content, allow_nan=False).encode()
+    return json.dumps(content).encode()
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:

@@ -169,9 +169,13 @@ def choose_hardware(accelerator: str, devices: int, precision: str) -> dict[str,
         raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} GPU(s) here")
     if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
         raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
-    if precision == "tf32" and not (accelerator == "gpu" and torch.cuda.get_device_capability() >= (8, 0)):
+    if precision == "tf32" and not (accelerator == "gpu" and _has_tf32()):
         raise OptionError("--precision tf32: only NVIDIA's GPUs have it, from Ampere on; use --precision 32")
     return {"accelerator": accelerator, "devices": devices, "precision": _PRECISIONS[precision]}
+
+
+def _has_tf32() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def choose_engine(

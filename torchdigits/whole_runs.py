@@ -15,6 +15,7 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from torchdigits import reference
 from torchdigits.classifier import DigitClassifier
@@ -87,7 +88,9 @@ class Run:
         datamodule = DigitsDataModule(self.splits, batch_size=self.batch_size, seed=self.seed)
         products = self.batch_size * sum(parameter.numel() for parameter in classifier.parameters())
         dtype = PRECISIONS[self.precision].dtype
-        with quiet(), multiplying_in(self.precision), torch_settings(products, dtype):
+        # NumPy's products are small too, and one thread of BLAS is faster, many times so on a busy machine.
+        blas = threadpool_limits(1, user_api="blas")
+        with blas, quiet(), multiplying_in(self.precision), torch_settings(products, dtype):
             classifier, _ = choose_engine(self.engine, classifier, datamodule, epochs, self.hardware, block_size)
             trainer = L.Trainer(
                 **self.hardware,

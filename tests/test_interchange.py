@@ -1,0 +1,365 @@
+import io
+import json
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Outcome, assert_one_line_error
+
+from torchdigits import DigitClassifier, Recognizer, SigmoidMLP, load_network
+from torchdigits.checkpoints import save_network, shipped_checkpoint
+from torchdigits.datasets import DigitSplits
+from torchdigits.errors import CheckpointError, OptionError
+from torchdigits.parity import relative_error
+
+Run = Callable[..., Outcome]
+SIZES = (784, 30, 30, 30, 10)
+
+
+def network_of(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> SigmoidMLP:
+    torch.manual_seed(6)
+    return SigmoidMLP(sizes).to(dtype)
+
+
+def assert_same_bits(ours: SigmoidMLP, theirs: SigmoidMLP) -> None:
+    assert ours.sizes == theirs.sizes
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def network2(rng: np.random.Generator, sizes: tuple[int, ...] = SIZES, **changed: Any) -> dict[str, Any]:
+    """What `Network.save` of network2.py writes."""
+    content = {
+        "sizes": list(sizes),
+        "weights": [rng.standard_normal((y, x)).tolist() for x, y in pairwise(sizes)],
+        "biases": [rng.standard_normal((y, 1)).tolist() for y in sizes[1:]],
+        "cost": "CrossEntropyCost",
+    }
+    return content | changed
+
+
+def feedforward(content: dict[str, Any], a: np.ndarray) -> np.ndarray:
+    """As network2.py loads its file and computes, on columns."""
+    weights = [np.array(w) for w in content["weights"]]
+    biases = [np.array(b) for b in content["biases"]]
+    for b, w in zip(biases, weights, strict=True):
+        a = 1.0 / (1.0 + np.exp(-(np.dot(w, a) + b)))
+    return a
+
+
+@pytest.mark.parametrize("cost", ["QuadraticCost", "CrossEntropyCost"])
+@pytest.mark.parametrize("sizes", [SIZES, (784, 10), (5, 4)])
+def test_json_of_network2_is_read(tmp_path: Path, cost: str, sizes: tuple[int, ...]) -> None:
+    content = network2(np.random.default_rng(1), sizes, cost=cost)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    network = load_network(tmp_path / "x.json")
+    assert network.sizes == sizes
+    parameters = [parameter.detach().numpy() for parameter in network.parameters()]
+    for weights, expected in zip(parameters[0::2], content["weights"], strict=True):
+        np.testing.assert_array_equal(weights, np.array(expected), strict=True)
+    images = np.random.default_rng(2).random((7, sizes[0]))
+    expected = feedforward(content, images.T).T
+    np.testing.assert_allclose(network(torch.from_numpy(images)).detach().numpy(), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_network2_reads_our_json(tmp_path: Path, digits: DigitSplits, dtype: torch.dtype, tolerance: float) -> None:
+    network = network_of(SIZES, dtype)
+    save_network(network, tmp_path / "x.json")
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["sizes"] == list(SIZES)
+    assert content["cost"] == "QuadraticCost"
+    images = digits.test.images.to(dtype) / 255
+    outputs = network(images).detach().numpy()
+    assert relative_error(outputs, feedforward(content, images.double().numpy().T).T) < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(784, 30, 10), SIZES, (784, 10), (3, 1, 2)])
+def test_every_way_round_gives_the_same_bits(tmp_path: Path, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    network = network_of(sizes, dtype)
+    for way in (".json", ".npz", ".ckpt", ".JSON"):
+        save_network(network, tmp_path / f"x{way}")
+        again = load_network(tmp_path / f"x{way}")
+        assert_same_bits(again, network)
+        network = again
+
+
+def test_numbers_at_the_ends_of_float64_keep_their_bits(tmp_path: Path) -> None:
+    network = network_of((4, 3), torch.float64)
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.tensor([5e-324, 1.7976931348623157e308, -0.0, 0.1], dtype=torch.float64)
+    for way in (".json", ".npz"):
+        save_network(network, tmp_path / f"x{way}")
+        for ours, theirs in zip(load_network(tmp_path / f"x{way}").parameters(), network.parameters(), strict=True):
+            assert ours.detach().numpy().tobytes() == theirs.detach().numpy().tobytes()
+
+
+@pytest.mark.parametrize("way", [".json", ".npz", ".ckpt", ".onnx"])
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path, way: str) -> None:
+    network = network_of((4, 3))
+    with torch.no_grad():
+        next(network.parameters())[0, 0] = torch.inf
+    with pytest.raises(CheckpointError, match="not all finite"):
+        save_network(network, tmp_path / f"x{way}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_npz_is_plain_arrays_and_columns_are_taken_too(tmp_path: Path) -> None:
+    network = network_of((784, 30, 10))
+    save_network(network, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes == {"weights_1": (30, 784), "biases_1": (30,), "weights_2": (10, 30), "biases_2": (10,)}
+    # As who has trained the original would save it.
+    columns = {name: array[:, np.newaxis] if array.ndim == 1 else array.copy("F") for name, array in arrays.items()}
+    np.savez(tmp_path / "y.npz", **columns)
+    assert_same_bits(load_network(tmp_path / "y.npz"), network)
+
+
+def test_lightning_loads_a_converted_checkpoint(run_script: Run, tmp_path: Path) -> None:
+    content = network2(np.random.default_rng(1))
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    outcome = run_script("convert.py", tmp_path / "x.json", tmp_path / "x.ckpt")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == f"{tmp_path / 'x.ckpt'}: 784-30-30-30-10, float64\n"
+    classifier = DigitClassifier.load_from_checkpoint(tmp_path / "x.ckpt", map_location="cpu", weights_only=True)
+    assert classifier.network.sizes == SIZES
+    weights = next(classifier.double().parameters()).detach().numpy()
+    np.testing.assert_allclose(weights, content["weights"][0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("way", [".json", ".npz", ".ckpt"])
+def test_a_converted_network_answers_as_the_shipped_one(run_script: Run, tmp_path: Path, way: str) -> None:
+    path = tmp_path / f"x{way}"
+    assert run_script("convert.py", shipped_checkpoint(), path).status == 0
+    options = ("--dataset", "digits", "--json")
+    ours, shipped = (
+        json.loads(run_script("evaluate.py", *options, *more).out) for more in (("--checkpoint", path), ())
+    )
+    assert ours.pop("checkpoint") == str(path)
+    del shipped["checkpoint"]
+    assert ours == shipped
+    picture = np.zeros(784, np.uint8)
+    assert Recognizer(path).recognize(picture) == Recognizer().recognize(picture)
+
+
+def answers(path: Path, images: torch.Tensor) -> np.ndarray:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["activations"], {"images": images.numpy()})[0])
+
+
+@pytest.mark.slow
+def test_onnx_answers_as_torch_does(run_script: Run, tmp_path: Path, mnist: DigitSplits) -> None:
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "x.onnx"
+    outcome = run_script("convert.py", shipped_checkpoint(), path)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert sorted(tmp_path.iterdir()) == [path]
+    images = mnist.test.images / 255
+    with torch.no_grad():
+        expected = load_network()(images).numpy()
+    for size in (10_000, 7, 1, 0):
+        assert answers(path, images[:size]).shape == (size, 10)
+    # Of the norm, as elsewhere. Of an activation, torch itself is off by 4e-6, as the weighted inputs go to 138.
+    assert relative_error(answers(path, images), expected) < 1e-6
+    assert (answers(path, images).argmax(1) == expected.argmax(1)).all()
+
+
+@pytest.mark.parametrize("sizes", [(784, 10), (6, 5, 4, 3)])
+def test_onnx_of_doubles_and_of_other_sizes(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    pytest.importorskip("onnxscript")
+    network = network_of(sizes, torch.float64)
+    save_network(network, tmp_path / "x.onnx")
+    images = torch.rand(5, sizes[0], dtype=torch.float64)
+    np.testing.assert_allclose(answers(tmp_path / "x.onnx", images), network(images).detach().numpy(), atol=1e-13)
+
+
+def test_onnx_that_answers_otherwise_is_not_written(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    right = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *asked: [right(*asked)[0] + np.float32(1e-4)])
+    outcome = run_script("convert.py", shipped_checkpoint(), tmp_path / "x.onnx")
+    assert_one_line_error(outcome, "onnxruntime", "nothing written")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_onnx_without_its_packages_is_one_line(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else sys)
+    outcome = run_script("convert.py", shipped_checkpoint(), tmp_path / "x.onnx")
+    assert_one_line_error(outcome, package, "pip install 'torchdigits[export]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_networks() -> dict[str, object]:
+    """What is no network, though it is JSON."""
+    rng = np.random.default_rng(1)
+    sizes = (4, 3, 2)
+    good = network2(rng, sizes)
+    weights, biases = good["weights"], good["biases"]
+    return {
+        "a list": [1, 2],
+        "a number": 3,
+        "nothing": None,
+        "no weights": {key: value for key, value in good.items() if key != "weights"},
+        "no cost": {key: value for key, value in good.items() if key != "cost"},
+        "another cost": good | {"cost": "LogLoss"},
+        "another dtype": good | {"dtype": "int8"},
+        "sizes of another network": good | {"sizes": [4, 3, 3]},
+        "sizes of fewer layers": good | {"sizes": [4, 2]},
+        "sizes that are text": good | {"sizes": "4-3-2"},
+        "a bias too many": good | {"biases": [*biases, [[1.0]]]},
+        "a bias that does not fit": good | {"biases": [biases[0], [[1.0]]]},
+        "biases in rows": good | {"biases": [np.array(b).T.tolist() for b in biases]},
+        "matrices that do not fit": network2(rng, sizes, weights=[weights[0], [[1.0] * 5] * 2]),
+        "transposed matrices": good | {"weights": [np.array(w).T.tolist() for w in weights]},
+        "ragged rows": good | {"weights": [[[1.0, 2.0], [1.0]], weights[1]]},
+        "text": good | {"weights": [[["0.5"] * 4] * 3, weights[1]]},
+        "truths": good | {"weights": [[[True] * 4] * 3, weights[1]]},
+        "holes": good | {"weights": [[[None] * 4] * 3, weights[1]]},
+        "no layers": {"sizes": [4], "weights": [], "biases": [], "cost": "QuadraticCost"},
+        "an empty layer": network2(rng, (4, 0, 2)),
+        "not a number": good | {"weights": [[[float("nan")] * 4] * 3, weights[1]]},
+        "infinity": good | {"biases": [[[float("-inf")]] * 3, biases[1]]},
+        "a number too large": good | {"biases": [[[10**400]] * 3, biases[1]]},
+        "too large for its dtype": good | {"biases": [[[1e39]] * 3, biases[1]], "dtype": "float32"},
+    }
+
+
+@pytest.mark.parametrize("kind", no_networks())
+def test_json_that_is_no_network_is_one_line(run_script: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(no_networks()[kind]))
+    outcome = run_script("convert.py", path, tmp_path / "y.npz")
+    assert_one_line_error(outcome, f"{path} is no network in .json: ")
+    assert len(outcome.err) < 400
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe{}", b'{"sizes": 1e999', b"[" * 100_000, b'{"sizes": [NaN, 1]}', b"PK\x03\x04"]
+)
+def test_a_file_that_is_no_json_is_one_line(run_script: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    assert_one_line_error(run_script("evaluate.py", "--checkpoint", tmp_path / "x.json"), "x.json is no network")
+
+
+def other_archives() -> dict[str, dict[str, np.ndarray]]:
+    weights, biases = np.ones((2, 3)), np.ones(2)
+    return {
+        "no arrays": {},
+        "a bias missing": {"weights_1": weights},
+        "one too many": {"weights_1": weights, "biases_1": biases, "more": biases},
+        "other names": {"W1": weights, "b1": biases},
+        "integers": {"weights_1": weights.astype(int), "biases_1": biases.astype(int)},
+        "halves": {"weights_1": weights.astype(np.float16), "biases_1": biases.astype(np.float16)},
+        "two precisions": {"weights_1": weights, "biases_1": biases.astype(np.float32)},
+        "a bias that does not fit": {"weights_1": weights, "biases_1": np.ones(3)},
+        "a bias in a row": {"weights_1": weights, "biases_1": np.ones((1, 2))},
+        "no matrix": {"weights_1": biases, "biases_1": biases},
+        "not a number": {"weights_1": weights * np.nan, "biases_1": biases},
+        "infinity": {"weights_1": weights, "biases_1": biases * np.inf},
+        "big endian": {"weights_1": weights.astype(">f8"), "biases_1": biases},
+        "objects": {"weights_1": weights.astype(object), "biases_1": biases},
+    }
+
+
+@pytest.mark.parametrize("kind", other_archives())
+def test_npz_that_is_no_network_is_one_line(run_script: Run, tmp_path: Path, kind: str) -> None:
+    np.savez(tmp_path / "x.npz", **other_archives()[kind])  # type: ignore[arg-type]
+    outcome = run_script("convert.py", tmp_path / "x.npz", tmp_path / "y.json")
+    assert_one_line_error(outcome, "x.npz is no network in .npz: ")
+    assert not (tmp_path / "y.json").exists()
+
+
+class Hostile:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.canary,)
+
+
+def test_npz_runs_no_code(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    objects = np.array([[Hostile(canary)]], dtype=object)
+    np.savez(tmp_path / "x.npz", weights_1=objects, biases_1=np.ones(1))
+    (tmp_path / "y.npz").write_bytes(pickle.dumps(Hostile(canary)))
+    np.save(tmp_path / "z.npy", objects, allow_pickle=True)
+    (tmp_path / "z.npy").rename(tmp_path / "z.npz")
+    for name in "xyz":
+        with pytest.raises(CheckpointError, match=rf"{name}\.npz"):
+            load_network(tmp_path / f"{name}.npz")
+    assert not canary.exists()
+    pickle.loads((tmp_path / "y.npz").read_bytes())  # the proof that it would have
+    assert canary.exists()
+
+
+def test_a_small_npz_cannot_fill_the_memory(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", weights_1=np.zeros((10, 10**6)), biases_1=np.zeros(10))
+    with pytest.raises(CheckpointError, match="compressed"):
+        load_network(tmp_path / "x.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**8)})
+    with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
+        archive.writestr("weights_1.npy", header.getvalue() + b"\0" * 80)
+        archive.writestr("biases_1.npy", header.getvalue() + b"\0" * 80)
+    with pytest.raises(CheckpointError, match=r"y\.npz"):
+        load_network(tmp_path / "y.npz")
+
+
+def test_nothing_is_overwritten_unless_asked(run_script: Run, tmp_path: Path) -> None:
+    kept = tmp_path / "x.json"
+    kept.write_text("precious")
+    assert_one_line_error(run_script("convert.py", shipped_checkpoint(), kept), str(kept), "--overwrite")
+    assert kept.read_text() == "precious"
+    outcome = run_script("convert.py", shipped_checkpoint(), kept, "--overwrite")
+    assert outcome.out == f"{kept}: 784-30-10, float32\n"
+    assert_same_bits(load_network(kept), load_network())
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("shipped", "x.pt", ["x.pt", ".ckpt, .json, .npz, .onnx"]),
+        ("shipped", "x", [".ckpt, .json, .npz, .onnx"]),
+        ("shipped", "nowhere/x.json", ["cannot write nowhere/x.json", "No such file or directory"]),
+        ("shipped", "folder.json", ["folder.json"]),
+        ("missing.json", "x.json", ["there is no checkpoint missing.json"]),
+        ("network.onnx", "x.json", ["network.onnx", ".ckpt, .json, .npz"]),
+        ("network.h5", "x.json", ["network.h5", ".ckpt, .json, .npz"]),
+        ("folder.json", "x.json", ["there is no checkpoint folder.json"]),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "network.onnx").write_bytes(b"onnx")
+    (tmp_path / "network.h5").write_bytes(b"h5")
+    before = sorted(tmp_path.iterdir())
+    outcome = run_script("convert.py", shipped_checkpoint() if source == "shipped" else source, target)
+    assert_one_line_error(outcome, *words)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(OptionError, match="folder"):
+        save_network(load_network(), "folder.json", overwrite=True)
+    assert sorted(tmp_path.iterdir()) == before

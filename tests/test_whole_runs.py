@@ -1,0 +1,196 @@
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from torch import Tensor
+
+from torchdigits import load_network, quadratic_cost
+from torchdigits.datasets import DigitSplits
+from torchdigits.parity import Findings, parameters_of
+from torchdigits.reference import Network
+from torchdigits.training import choose_hardware
+from torchdigits.whole_runs import Epoch, Progress, Run, doubling, free_run, in_step, mirror_image
+
+ENGINES = pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+DEVICES = pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+
+
+def run_of(splits: DigitSplits, **options: Any) -> Run:
+    settings = {"sizes": (784, 30, 10), "batch_size": 10, "learning_rate": 3.0, "seed": 0, "engine": "eager"}
+    settings |= {"precision": "64", "accelerator": "cpu"} | options
+    return Run(splits, hardware=choose_hardware(settings.pop("accelerator"), 1, settings["precision"]), **settings)  # type: ignore[arg-type]
+
+
+def assert_together(epochs: list[Epoch], bound: float) -> None:
+    for epoch in epochs:
+        assert epoch.torch == epoch.reference
+        assert epoch.differing == 0
+        assert epoch.difference <= bound
+        assert not epoch.broken
+
+
+@pytest.mark.slow
+@DEVICES
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_thirty_epochs_of_the_embedded_digits_are_the_references(
+    digits: DigitSplits, accelerator: str, engine: str
+) -> None:
+    found = free_run(run_of(digits, engine=engine, accelerator=accelerator), 30)
+    assert [epoch.epoch for epoch in found.epochs] == list(range(1, 31))
+    assert found.updates[-1] == 30 * 122
+    assert_together(found.epochs, 1e-12)
+    assert found.epochs[-1].torch > 240  # of 290: it did train
+
+
+@pytest.mark.slow
+@ENGINES
+@pytest.mark.parametrize(("learning_rate", "bound"), [(1.0, 1e-12), (3.0, 1e-5)])
+def test_an_epoch_of_mnist_is_the_references(
+    mnist: DigitSplits, engine: str, learning_rate: float, bound: float
+) -> None:
+    found = free_run(run_of(mnist, engine=engine, learning_rate=learning_rate), 1)
+    assert found.updates[-1] == 5000
+    assert found.epochs[-1].torch > 7900
+    assert_together(found.epochs, bound)
+
+
+@pytest.mark.slow
+@DEVICES
+@ENGINES
+def test_the_first_thousand_updates_on_mnist_are_in_step(mnist: DigitSplits, accelerator: str, engine: str) -> None:
+    findings = in_step(run_of(mnist, engine=engine, accelerator=accelerator), 1000)
+    assert findings.comparisons == 1000
+    names = ["W(1)", "b(1)", "W(2)", "b(2)"]
+    assert list(findings.tensors) == ([f"dC/d{name}" for name in names] if engine == "eager" else []) + names
+    assert max(finding.relative for finding in findings.tensors.values()) <= 1e-12
+    assert not findings.broken
+    assert all(findings.tensors[name].absolute > 0 for name in names)  # two programs, not one
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [("eager", "32"), ("eager", "bf16"), pytest.param("compiled", "32", marks=pytest.mark.slow)],
+)
+def test_fewer_bits_are_reported(digits: DigitSplits, engine: str, precision: str) -> None:
+    findings = in_step(run_of(digits, engine=engine, precision=precision), 100)
+    assert not findings.broken
+    # bfloat16 has 8 bits where float32 has 24, in all but the subtraction.
+    assert (max(f.relative for f in findings.tensors.values()) > 1e-4) == (precision == "bf16")
+    found = free_run(run_of(digits, engine=engine, precision=precision), 1)
+    assert found.epochs[0].allowed is None
+    assert not found.epochs[0].broken
+    assert 1e-8 < found.epochs[0].difference < (1e-3 if precision == "32" else 1)
+
+
+def test_odd_sizes_stay_together_too(digits: DigitSplits) -> None:
+    run = run_of(digits, sizes=(784, 13, 1, 17, 10), batch_size=7, learning_rate=0.5, seed=5)
+    assert_together(free_run(run, 2).epochs, 1e-12)
+    findings = in_step(run, 180)  # beyond an epoch, the last mini-batch of which has 6 images
+    assert findings.comparisons == 180
+    assert not findings.broken
+
+
+def test_each_epoch_is_reported_as_it_ends(digits: DigitSplits) -> None:
+    epochs: list[Epoch] = []
+    found = free_run(run_of(digits), 2, epochs.append)
+    assert epochs == found.epochs
+    # Measured after the first update, then some fifty apart, and after each epoch.
+    assert found.updates == [1, 51, 101, 122, 172, 222, 244]
+    assert len(found.differences) == len(found.mirrored) == 7
+
+    progress: list[Progress] = []
+    in_step(run_of(digits), 130, progress.append)
+    assert [(step.updates, step.total) for step in progress] == [(122, 290), (130, 290)]
+    assert progress[0].correct == epochs[0].torch
+
+
+def test_the_run_is_the_one_of_train(digits: DigitSplits, tmp_path: Path, run_script: Any) -> None:
+    class Keep(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            self.weights = [parameter.detach().clone() for parameter in pl_module.parameters()]
+
+    keep = Keep()
+    run_of(digits, seed=3).fit(keep, 2)
+    options = ("--dataset", "digits", "--epochs", 2, "--seed", 3, "--precision", 64, "--accelerator", "cpu")
+    run_script("train.py", *options, "--output", tmp_path)
+    trained = load_network(tmp_path / "digits-784-30-10-run1" / "last.ckpt")
+    for ours, theirs in zip(keep.weights, trained.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_gradient_that_is_wrong_in_the_ninth_digit_is_found(
+    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_cost(activations: Tensor, targets: Tensor) -> Tensor:
+        return quadratic_cost(activations, targets) * (1 + 1e-9)
+
+    monkeypatch.setattr("torchdigits.classifier.quadratic_cost", wrong_cost)
+    epoch = free_run(run_of(digits), 1).epochs[0]
+    assert "differs by" in epoch.broken
+    assert epoch.torch == epoch.reference  # the counts alone would not have told
+    findings = in_step(run_of(digits), 10)
+    assert [finding.name for finding in findings.broken] == list(findings.tensors)
+    assert findings.tensors["dC/dW(1)"].relative == pytest.approx(1e-9, rel=1e-3)
+
+
+def test_a_lost_example_is_found(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchdigits.datamodule import MiniBatches
+
+    whole = MiniBatches._order
+    monkeypatch.setattr(MiniBatches, "_order", lambda self: whole(self)[:-1])
+    assert free_run(run_of(digits), 1).epochs[0].broken
+    findings = in_step(run_of(digits), 122)
+    assert {finding.where for finding in findings.broken} == {122}  # the last, shorter mini-batch
+
+
+def test_what_differs_decides_alike_or_is_broken() -> None:
+    epoch = Epoch(1, 9, 9, 10, 0, 1e-15, "W(1)", 1e-15, 1e-12)
+    assert not epoch.broken
+    assert "W(1) differs by 2.0e-12" in epoch._replace(difference=2e-12).broken
+    assert "W(1) differs by nan" in epoch._replace(difference=float("nan")).broken
+    assert "2 test images" in epoch._replace(differing=2).broken
+    # Where rounding has grown, decisions may change; in less than float64 nothing is promised.
+    assert not epoch._replace(differing=2, difference=1e-5, allowed=1e-3).broken
+    assert not epoch._replace(differing=2, difference=0.3, allowed=None).broken
+
+
+def test_a_mirror_image_computes_the_same_and_rounds_otherwise() -> None:
+    network = Network((784, 30, 20, 10), seed=1)
+    image = mirror_image(network)
+    x = np.random.default_rng(2).random((784, 50))
+    outputs, mirrored = network.feedforward(x), image.feedforward(x[::-1])[::-1]
+    np.testing.assert_allclose(mirrored, outputs, rtol=0, atol=1e-13)
+    assert not np.array_equal(mirrored, outputs)
+    for ours, theirs in zip(parameters_of(mirror_image(image)), parameters_of(network), strict=True):
+        assert_array_equal(ours, theirs)
+
+
+def test_the_doubling_is_that_of_the_exponential_part() -> None:
+    updates = list(range(0, 20_000, 50))
+    growing = [min(1e-16 * 2 ** (n / 150), 0.1) for n in updates]
+    assert doubling(updates, growing) == pytest.approx(150)
+    assert doubling(updates, [3e-15] * len(updates)) is None
+    assert doubling(updates, [1e-15 + 1e-18 * n for n in updates]) is None
+    assert doubling([], []) is None
+
+
+def test_findings_keep_the_worst_of_each_tensor() -> None:
+    findings = Findings(1e-12)
+    findings.add([("W", 1.0, 1e-13, 3.0), ("b", 1.0, 5e-13, 1.0)], dict)  # type: ignore[list-item]
+    findings.add([("W", 0.5, 9e-13, 4.0), ("b", 2.0, 4e-13, 0.5)], dict)  # type: ignore[list-item]
+    worst, other = findings.tensors.values()
+    assert (worst.absolute, worst.relative, worst.ulps, worst.where) == (1.0, 9e-13, 4.0, 2)
+    assert (other.absolute, other.relative, other.ulps, other.where) == (2.0, 5e-13, 1.0, 1)
+    assert findings.worst is worst
+    assert findings.broken == []
+    # More than the tolerance is judged by what rounding allows there.
+    findings.add([("W", 1.0, 5e-12, 1.0), ("b", 1.0, 5e-12, 1.0)], lambda: {"W": 1e-11, "b": 2e-12})  # type: ignore[list-item]
+    assert [(finding.name, finding.allowed, finding.where) for finding in findings.broken] == [("b", 2e-12, 3)]
+    findings.add([("W", np.nan, np.nan, np.nan)], dict)  # type: ignore[list-item]
+    findings.add([("W", 1.0, 1e-13, 1.0)], dict)  # type: ignore[list-item]
+    assert [finding.name for finding in findings.broken] == ["W", "b"]
+    assert np.isnan(findings.tensors["W"].absolute)
