@@ -14,8 +14,9 @@ import tyro
 
 from torchdigits.errors import OptionError, TorchDigitsError
 
-# A path that may be left out; the help says what it is then.
+# What may be left out; the help says what happens then.
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 

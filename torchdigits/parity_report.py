@@ -4,14 +4,15 @@ import json as json_format
 import sys
 from dataclasses import asdict
 from importlib import metadata
-from math import isfinite
+from itertools import groupby
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file
+from torchdigits.cli import FIGURE_SUFFIXES, OptionalInt, OptionalPath, check_new_file
 from torchdigits.datasets import check_seed, epoch_order, load_splits
 from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP
@@ -38,8 +39,8 @@ def parity(
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     precision: tuple[Literal["64", "32", "tf32", "bf16"], ...] = ("64", "32"),
     engine: Literal["eager", "compiled"] = "eager",
-    train: int | None = None,
-    in_step: int | None = None,
+    train: OptionalInt = None,
+    in_step: OptionalInt = None,
     figure: OptionalPath = None,
     json: bool = False,
 ) -> None:
@@ -88,10 +89,13 @@ def parity(
     for bits in hardware:
         if engine == "compiled" and (obstacle := obstacle_to_compiling(hardware[bits])):
             raise OptionError(f"--engine compiled, --precision {bits}: {obstacle}; use --engine eager")
-    splits = load_splits(dataset, data_dir)
     torch.manual_seed(seed)
     network = SigmoidMLP((784, *hidden, 10))
+    splits = load_splits(dataset, data_dir)
+    what = f"{'-'.join(map(str, network.sizes))} on {dataset}, mini-batches of {batch_size}, seed {seed}"
+    versions = {package: metadata.version(package) for package in ("torch", "lightning", "numpy")}
     report = _Report(Console(quiet=json, highlight=False, markup=False, soft_wrap=True))
+    report.say(f"{what}; {', '.join(f'{package} {version}' for package, version in versions.items())}")
     curves = []
     for bits, trainer in hardware.items():
         place = f"{_NAMES[bits]} on {device_name(trainer['accelerator'])}"
@@ -114,10 +118,8 @@ def parity(
     if figure is not None:
         from torchdigits.figures import plot_growth  # here, since it imports Matplotlib
 
-        title = f"How torch and NumPy part: {dataset}, {_shape(network.sizes)}, float64, {engine} engine, seed {seed}"
-        plot_growth(curves, title, figure)
+        plot_growth(curves, f"How torch and NumPy part: {what}; float64, {engine} engine", figure)
     if json:
-        versions = {package: metadata.version(package) for package in ("torch", "lightning", "numpy")}
         whole = {"options": options, "versions": versions, "results": report.results, "broken": report.broken}
         print(json_format.dumps(_plain(whole)))
     for line in report.broken:
@@ -139,9 +141,13 @@ class _Report:
         self.broken: list[str] = []
         self._console = console
 
+    def say(self, line: str) -> None:
+        """Print a line now."""
+        self._console.print(line)
+
     def gradients(self, place: str, findings: Findings) -> None:
         """The table of a check of gradients."""
-        self._console.print(f"\nBack-propagation by torch and by hand, of {findings.comparisons} mini-batches; {place}")
+        self.say(f"\nBack-propagation by torch and by hand, of {findings.comparisons} mini-batches; {place}")
         self._findings("gradients", place, findings, "mini-batch")
 
     def free_run(self, place: str, run: "Run", epochs: int) -> "list[Growth]":
@@ -150,23 +156,23 @@ class _Report:
         from torchdigits.whole_runs import Epoch, doubling, free_run
 
         name = f"{place}, {run.engine} engine, learning rate {run.learning_rate:g}"
-        self._console.print(f"\nFrom the same weights over the same mini-batches, each by itself; {name}")
-        self._console.print("        test images recognised     taken for      largest difference of the weights")
-        self._console.print("epoch        NumPy       torch   other digits     torch   allowed   mirror image")
+        self.say(f"\nFrom the same weights over the same mini-batches, each by itself; {name}")
+        self.say("        test images recognised      decided      largest difference of the weights")
+        self.say("epoch        NumPy       torch    otherwise     torch   allowed   mirror image")
 
         def line(epoch: Epoch) -> None:
             allowed = "" if epoch.allowed is None else f"{epoch.allowed:.1e}"
-            self._console.print(
-                f"{epoch.epoch:5} {epoch.reference:12,} {epoch.torch:11,} {epoch.differing:14,}"
+            self.say(
+                f"{epoch.epoch:5} {epoch.reference:12,} {epoch.torch:11,} {epoch.differing:12,}"
                 f" {epoch.difference:9.1e} {allowed:>9} {epoch.mirrored:14.1e}"
             )
-            if epoch.broken:
-                self.broken.append(f"{name}, epoch {epoch.epoch}: {epoch.broken}")
 
         found = free_run(run, epochs, line)
+        # What follows the first comes from it.
+        self.broken += [f"{name}, epoch {epoch.epoch}: {epoch.broken}" for epoch in found.epochs if epoch.broken][:1]
         doubled = doubling(found.updates, found.differences) if run.precision == "64" else None
         if doubled is not None:
-            self._console.print(f"The difference doubles every {doubled:,.0f} updates, between 1e-14 and 1e-3.")
+            self.say(f"The difference doubles every {doubled:,.0f} updates, between 1e-14 and 1e-3.")
         label = f"learning rate {run.learning_rate:g}" + (f", doubling every {doubled:,.0f} updates" if doubled else "")
         curve = Growth(label, found.updates, found.differences, found.mirrored)
         lines = [epoch._asdict() for epoch in found.epochs]
@@ -180,11 +186,11 @@ class _Report:
         from torchdigits.whole_runs import Progress, in_step
 
         name = f"{place}, {run.engine} engine, learning rate {run.learning_rate:g}"
-        self._console.print(f"\nUpdate by update from the same weights; {name}")
+        self.say(f"\nUpdate by update from the same weights; {name}")
 
         def line(progress: Progress) -> None:
             worst = progress.findings.worst
-            self._console.print(
+            self.say(
                 f"{progress.updates:,} updates: worst {worst.name} {worst.relative:.1e}{_allowed(worst)};"
                 f" {progress.correct:,} / {progress.total:,} test"
             )
@@ -195,14 +201,12 @@ class _Report:
         table = Table()
         for heading in ("tensor", "largest error", "ulps", "relative error", "allowed", where):
             table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=True)
-        layer = ""
-        for finding in sorted(findings.tensors.values(), key=lambda finding: _layer(finding.name)):
-            if layer not in ("", _layer(finding.name)):
-                table.add_section()
-            layer = _layer(finding.name)
-            allowed = "" if finding.allowed is None else f"{finding.allowed:.1e}"
-            numbers = (f"{finding.absolute:.1e}", f"{finding.ulps:,.1f}", f"{finding.relative:.1e}", allowed)
-            table.add_row(finding.name, *numbers, f"{finding.where:,}", style="bold red" if finding.broken else "")
+        for _, tensors in groupby(sorted(findings.tensors.values(), key=_layer), key=_layer):
+            for found in tensors:
+                allowed = "" if found.allowed is None else f"{found.allowed:.1e}"
+                numbers = (f"{found.absolute:.1e}", f"{found.ulps:,.1f}", f"{found.relative:.1e}", allowed)
+                table.add_row(found.name, *numbers, f"{found.where:,}", style="bold red" if found.broken else "")
+            table.add_section()
         self._console.print(table)
         rows = [asdict(finding) for finding in findings.tensors.values()]
         self.results.append({"kind": kind, "what": what, "comparisons": findings.comparisons, "tensors": rows})
@@ -213,17 +217,13 @@ class _Report:
         ]
 
 
-def _layer(name: str) -> str:
-    """The layer in a tensor's name; the cost comes last."""
-    return name.partition("(")[2] or "~"
+def _layer(finding: Finding) -> float:
+    """The layer in a tensor's name; the cost comes after them all."""
+    return int(finding.name.partition("(")[2].rstrip(")") or 0) or inf
 
 
 def _allowed(finding: Finding) -> str:
     return "" if finding.allowed is None else f", {finding.allowed:.1e} allowed"
-
-
-def _shape(sizes: tuple[int, ...]) -> str:
-    return "-".join(map(str, sizes))
 
 
 def _device(trainer: dict[str, Any]) -> str:
