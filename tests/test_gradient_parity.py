@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchdigits import DigitClassifier, SigmoidMLP, quadratic_cost
 from torchdigits.datasets import DigitSplits
-from torchdigits.parity import compare, reference_of, relative_error
-from torchdigits.rounding import rounding_bounds
+from torchdigits.parity import bounds_of, compare, reference_of, relative_error
 
 # Relative errors: the norm of the difference over the norm of the reference, per tensor.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+PRECISION = {torch.float64: "64", torch.float32: "32"}
 NAMES_OF_784_30_10 = ["z(1)", "a(1)", "z(2)", "a(2)", "cost", "dC/dW(1)", "dC/db(1)", "dC/dW(2)", "dC/db(2)"]
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 
@@ -43,11 +43,10 @@ def random_case(sizes: list[int], m: int, seed: int, dtype: torch.dtype) -> tupl
     return network.to(dtype), images, one_hot(labels, sizes[-1]).to(dtype)
 
 
-def bounds_of(network: SigmoidMLP, images: Tensor, targets: Tensor) -> dict[str, float]:
+def bounds_for(network: SigmoidMLP, images: Tensor, targets: Tensor) -> dict[str, float]:
     """What rounding alone can make of the comparison: torch's, in its precision, and the reference's, in float64."""
-    unit_roundoff = (torch.finfo(images.dtype).eps + torch.finfo(torch.float64).eps) / 2
     x, y = images.double().numpy().T, targets.double().numpy().T
-    return rounding_bounds(reference_of(network), x, y, unit_roundoff)
+    return bounds_of(reference_of(network), x, y, PRECISION[images.dtype])
 
 
 @DEVICES
@@ -56,7 +55,7 @@ def test_everything_agrees_on_mnist(mnist: DigitSplits, device: str, dtype: torc
     for number in range(20):
         torch.manual_seed(number)
         images, targets = mini_batch(mnist, number, dtype)
-        deviations = compare(SigmoidMLP().to(device, dtype), images.to(device), targets.to(device))
+        deviations = compare(SigmoidMLP().to(device, dtype), images.to(device), targets.to(device), PRECISION[dtype])
         assert [deviation.name for deviation in deviations] == NAMES_OF_784_30_10
         for name, _, relative, _ in deviations:
             assert relative <= TOLERANCE[dtype], (number, name)
@@ -76,8 +75,8 @@ def test_everything_agrees_whatever_the_network(
     network, images, targets = random_case(sizes, m, seed, dtype)
     # In some networks, most of them with a layer of one neuron, a tensor is a sum that cancels. Rounding then carries
     # two right programs further apart than the tolerance, by no more than the bound that follows from the conditioning.
-    bounds = bounds_of(network, images, targets)
-    for name, _, relative, _ in compare(network.to(device), images.to(device), targets.to(device)):
+    bounds = bounds_for(network, images, targets)
+    for name, _, relative, _ in compare(network.to(device), images.to(device), targets.to(device), PRECISION[dtype]):
         assert relative <= max(TOLERANCE[dtype], bounds[name]), name
 
 
@@ -95,8 +94,8 @@ def test_saturated_neurons_agree_as_far_as_cancellation_allows(dtype: torch.dtyp
                 parameter.mul_(scale)
         assert [z.abs().max().item() for z in network.forward_pass(images)[0]] == pytest.approx([40, 40], rel=1e-5)
     # sigmoid' = a (1 - a) of a saturated neuron has lost the digits of 1 - a; everything before it keeps the tolerance.
-    bounds = bounds_of(network, images, targets)
-    for name, _, relative, _ in compare(network, images, targets):
+    bounds = bounds_for(network, images, targets)
+    for name, _, relative, _ in compare(network, images, targets, PRECISION[dtype]):
         assert relative <= (bounds[name] if name.startswith("dC") else TOLERANCE[dtype]), name
 
 

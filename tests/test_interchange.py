@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import pickle
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import Outcome, assert_one_line_error
 
-from torchdigits import DigitClassifier, Recognizer, SigmoidMLP, load_network
+from torchdigits import DigitClassifier, Recognizer, SigmoidMLP, checkpoints, load_network
 from torchdigits.checkpoints import save_network, shipped_checkpoint
 from torchdigits.datasets import DigitSplits
 from torchdigits.errors import CheckpointError, OptionError
@@ -197,6 +198,24 @@ def test_onnx_that_answers_otherwise_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = network_of((4, 3)).train()
+    before = torch.random.get_rng_state()
+    for way in (".json", ".npz", ".ckpt", ".onnx"):
+        save_network(network, tmp_path / f"x{way}")
+    assert network.training
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_network_of_few_bits_is_not_saved(tmp_path: Path) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        for way in (".json", ".npz", ".ckpt", ".onnx"):
+            with pytest.raises(CheckpointError, match="neither of float32 nor of float64"):
+                save_network(network_of((4, 3)).to(dtype), tmp_path / f"x{way}")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_onnx_without_its_packages_is_one_line(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
@@ -312,6 +331,31 @@ def test_npz_runs_no_code(tmp_path: Path) -> None:
     assert canary.exists()
 
 
+def test_a_refusal_is_short_and_commands_no_terminal(run_script: Run, tmp_path: Path) -> None:
+    contents = {
+        "sizes": network2(np.random.default_rng(1), (4, 2)) | {"sizes": list(range(100_000))},
+        "cost": network2(np.random.default_rng(1), (4, 2), cost="\x1b[31m" * 10_000),
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    torch.save(torch.ones(3), tmp_path / "tensor.ckpt")
+    torch.save({"state_dict": {"\x1b[31m": torch.ones(3)}}, tmp_path / "name.ckpt")
+    for name in ("sizes.json", "cost.json", "tensor.ckpt", "name.ckpt"):
+        outcome = run_script("convert.py", tmp_path / name, tmp_path / "y.npz")
+        assert_one_line_error(outcome, f"{name} is no ")
+        assert len(outcome.err) < 600
+        assert "\x1b" not in outcome.err
+
+
+def test_many_names_of_one_tensor_do_not_fill_the_memory(tmp_path: Path) -> None:
+    huge = torch.zeros(1000, 1000)
+    state = {f"network.layers.{layer}.weight": huge for layer in range(2000)}
+    state |= {f"network.layers.{layer}.bias": huge[0] for layer in range(2000)}
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")  # 4 MB, for 8 GB of parameters
+    network = load_network(tmp_path / "x.ckpt")
+    assert len({parameter.data_ptr() for parameter in network.parameters()}) == 1
+
+
 def test_a_small_npz_cannot_fill_the_memory(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", weights_1=np.zeros((10, 10**6)), biases_1=np.zeros(10))
     with pytest.raises(CheckpointError, match="compressed"):
@@ -323,6 +367,41 @@ def test_a_small_npz_cannot_fill_the_memory(tmp_path: Path) -> None:
         archive.writestr("biases_1.npy", header.getvalue() + b"\0" * 80)
     with pytest.raises(CheckpointError, match=r"y\.npz"):
         load_network(tmp_path / "y.npz")
+
+
+def test_a_file_that_comes_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.npz"
+
+    def slow(network: SigmoidMLP) -> bytes:
+        target.write_text("precious")
+        return b"the network"
+
+    monkeypatch.setitem(checkpoints._WRITERS, ".npz", slow)
+    with pytest.raises(OptionError, match="exists already"):
+        save_network(network_of((4, 3)), target)
+    assert target.read_text() == "precious"
+    (tmp_path / "link.json").symlink_to(tmp_path / "unplugged" / "disk")
+    with pytest.raises(OptionError, match="exists already"):
+        save_network(network_of((4, 3)), tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "x.npz"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.json"
+    save_network(network_of((4, 3)), target)
+    before = target.read_bytes()
+
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for path, overwrite in ((target, True), (tmp_path / "y.json", False)):
+        with pytest.raises(OptionError, match="No space left on device"):
+            save_network(network_of((784, 30, 10)), path, overwrite)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_nothing_is_overwritten_unless_asked(run_script: Run, tmp_path: Path) -> None:
@@ -343,6 +422,8 @@ def test_nothing_is_overwritten_unless_asked(run_script: Run, tmp_path: Path) ->
         ("shipped", "x", [".ckpt, .json, .npz, .onnx"]),
         ("shipped", "nowhere/x.json", ["cannot write nowhere/x.json", "No such file or directory"]),
         ("shipped", "folder.json", ["folder.json"]),
+        ("shipped", "network.h5/x.json", ["cannot write network.h5/x.json", "Not a directory"]),
+        ("shipped", "x" * 300 + ".json", ["cannot write xxx", "File name too long"]),
         ("missing.json", "x.json", ["there is no checkpoint missing.json"]),
         ("network.onnx", "x.json", ["network.onnx", ".ckpt, .json, .npz"]),
         ("network.h5", "x.json", ["network.h5", ".ckpt, .json, .npz"]),

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import tempfile
 import warnings
 import zipfile
 from importlib import metadata
@@ -56,8 +57,7 @@ def load_network(path: Path | str | None = None) -> SigmoidMLP:
     # A file that holds something else can raise nearly anything, on its way through JSON, NumPy's formats and torch's.
     except Exception as error:
         kind = "checkpoint of DigitClassifier" if other is None else f"network in {path.suffix}"
-        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise CheckpointError(f"{path} is no {kind}: {reason or type(error).__name__}") from error
+        raise CheckpointError(f"{path} is no {kind}: {_reason(error)}") from error
 
 
 def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False) -> None:
@@ -67,26 +67,33 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
         network: in float32 or float64, which the file keeps.
         path: `.ckpt`, as `load_network` and Lightning's `DigitClassifier.load_from_checkpoint` read it; `.json`, `.npz`
             or `.onnx`, as `interchange.py` has them.
-        overwrite: replace a file that exists.
+        overwrite: replace a file that exists; of a symbolic link, itself.
 
     Raises:
         OptionError: an unknown suffix, a file that exists or cannot be written, or packages that ONNX needs and lacks.
         CheckpointError: a weight is not finite, or in ONNX the network does not compute the same.
     """
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
+    write, dtypes = _WRITERS.get(path.suffix.lower()), {parameter.dtype for parameter in network.parameters()}
+    if write is None:
         raise OptionError(f"{path}: what can be written ends in {', '.join(_WRITERS)}")
-    if path.exists() and not overwrite:
-        raise OptionError(f"{path} exists already; to replace it, use --overwrite")
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        raise CheckpointError(f"cannot save {path}: the network is neither of float32 nor of float64")
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise CheckpointError(f"cannot save {path}: the weights and biases are not all finite numbers")
-    content = _WRITERS[path.suffix.lower()](network)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError
+        content = write(network)
+        with tempfile.TemporaryDirectory(prefix=".torchdigits-", dir=path.parent) as folder:
+            part = Path(folder, "part")
+            part.write_bytes(content)
+            if not overwrite:
+                path.open("x").close()  # which fails if there is such a file by now
+            part.replace(path)
+    except FileExistsError as error:
+        raise OptionError(f"{path} exists already; to replace it, use --overwrite") from error
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OptionError(f"cannot write {path}: {error.strerror}") from error
 
 
@@ -126,7 +133,16 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {asked[1]}, which was refused" if asked else "damaged, or no checkpoint at all"
         raise CheckpointError(f"cannot load {path}: {reason}") from error
+    if not isinstance(checkpoint, dict):
+        raise TypeError(f"it holds a {type(checkpoint).__name__}")
     return {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
+
+
+def _reason(error: Exception) -> str:
+    """What a file is said to be refused for: one line, not too long, and nothing that a terminal would obey."""
+    text = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return (printable if len(printable) <= 300 else f"{printable[:300]}...") or type(error).__name__
 
 
 def _to_checkpoint(network: SigmoidMLP) -> bytes:
@@ -163,7 +179,7 @@ def _network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
             raise ValueError(f"{name} is not made of plain finite numbers")
     if any(weight.shape[1] != before.shape[0] for before, weight in pairwise(weights)):
         raise ValueError("its weight matrices do not fit each other")
-    with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not the worse for first weights thrown away
+    with torch.device("meta"):  # so that first weights, which are thrown away, are not drawn
         network = SigmoidMLP([weights[0].shape[1], *(weight.shape[0] for weight in weights)])
     network.load_state_dict(parameters, assign=True)
     return network.eval()

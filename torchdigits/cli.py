@@ -25,7 +25,8 @@ def main(command: Callable[..., Any]) -> None:
     """Call `command` with the options in sys.argv; its signature and docstring say which there are.
 
     Raises:
-        SystemExit: with status 2 and one line on stderr after what the user got wrong; with 0 after `--help`.
+        SystemExit: with status 2 and one line on stderr after what the user got wrong; with 0 after `--help`; with 130
+            after Ctrl-C.
     """
 
     @functools.wraps(command)
@@ -39,6 +40,9 @@ def main(command: Callable[..., Any]) -> None:
         call()
     except TorchDigitsError as error:
         raise SystemExit(_fail(str(error))) from None
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        raise SystemExit(130) from None
     except SystemExit as stop:
         if complaint.getvalue():
             _fail(_first_paragraph(complaint.getvalue()))
@@ -51,10 +55,16 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
     Raises:
         OptionError: it exists, has another suffix, or its folder does not exist.
     """
-    if file.exists():
-        raise OptionError(f"{option} {file}: it exists already")
-    if file.suffix not in suffixes or not file.parent.is_dir():
-        raise OptionError(f"{option} {file}: it must be a {', '.join(suffixes)} file in a folder that exists")
+    if file.suffix not in suffixes:
+        raise OptionError(f"{option} {file}: it must be a {', '.join(suffixes)} file")
+    try:
+        with file.open("x"):
+            pass
+        file.unlink()
+    except FileExistsError:
+        raise OptionError(f"{option} {file}: it exists already") from None
+    except OSError as error:
+        raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
 
 def _fail(message: str) -> int:

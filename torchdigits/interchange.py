@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,15 @@ def read_json(path: Path) -> dict[str, Tensor]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["cost"] not in ("QuadraticCost", "CrossEntropyCost"):
         raise ValueError(f"its cost is {content['cost']!r}, neither QuadraticCost nor CrossEntropyCost")
-    dtype = {"float32": np.float32, "float64": np.float64}[content.get("dtype", "float64")]
+    if content.get("dtype", "float64") not in ("float32", "float64"):
+        raise ValueError(f"its dtype is {content['dtype']!r}, neither float32 nor float64")
     layers = []
     for name in ("weights", "biases"):
         arrays = [np.array(rows) for rows in content[name]]
         if any(array.dtype.kind not in "fiu" for array in arrays):
             raise ValueError(f"its {name} are not all numbers")
         with np.errstate(over="ignore"):  # what becomes infinite is refused with what is
-            layers.append([array.astype(dtype) for array in arrays])
+            layers.append([array.astype(content.get("dtype", "float64")) for array in arrays])
     sizes = [layers[0][0].shape[1], *(len(biases) for biases in layers[1])]
     if content["sizes"] != sizes:
         raise ValueError(f"its sizes are {content['sizes']}, and those of its matrices {sizes}")
@@ -103,9 +105,9 @@ def to_onnx(network: SigmoidMLP) -> bytes:
     from torchdigits.parity import reference_of, relative_error
     from torchdigits.rounding import rounding_bounds
 
-    network = network.cpu().eval()
+    network = deepcopy(network).cpu().eval()
     dtype = next(network.parameters()).dtype
-    images = torch.rand(290, network.sizes[0], dtype=dtype)
+    images = torch.from_numpy(np.random.default_rng(0).random((290, network.sizes[0]))).to(dtype)
     if network.sizes[0] == 784:
         images = load_splits("digits").test.images.to(dtype) / 255
     with warnings.catch_warnings():

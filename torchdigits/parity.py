@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import frexp, inf, isnan
@@ -29,19 +29,22 @@ class Precision(NamedTuple):
     Attributes:
         dtype: of the weights.
         eps: spacing, at 1, of the numbers that are multiplied.
+        tiny: a norm below which underflow on the way may have taken bits, or flushed them to zero: the smallest number
+            that has them all is 2^-1022 in float64, and 2^-126 in the others.
         tolerance: relative error that a correct program keeps where nothing cancels; None: errors are only reported.
     """
 
     dtype: torch.dtype
     eps: float
+    tiny: float
     tolerance: float | None
 
 
 PRECISIONS = {
-    "64": Precision(torch.float64, 2**-52, 1e-12),
-    "32": Precision(torch.float32, 2**-23, 1e-5),
-    "tf32": Precision(torch.float32, 2**-10, None),
-    "bf16": Precision(torch.float32, 2**-7, None),
+    "64": Precision(torch.float64, 2**-52, 2**-960, 1e-12),
+    "32": Precision(torch.float32, 2**-23, 2**-100, 1e-5),
+    "tf32": Precision(torch.float32, 2**-10, 2**-100, None),
+    "bf16": Precision(torch.float32, 2**-7, 2**-100, None),
 }
 
 
@@ -51,7 +54,7 @@ class Deviation(NamedTuple):
     Attributes:
         name: of the tensor.
         absolute: the largest difference of an element.
-        relative: norm of the difference over norm of the reference.
+        relative: as `relative_error` has it.
         ulps: the largest difference of an element, in units in the last place of the reference's largest element and in
             the precision that is checked. (An element that is a sum which cancels can be off by millions of its own.)
     """
@@ -93,29 +96,28 @@ def parameter_names(prefix: str, sizes: tuple[int, ...]) -> list[str]:
     return [f"{prefix}{kind}({layer})" for layer in range(1, len(sizes)) for kind in "Wb"]
 
 
-def relative_error(value: ArrayLike, truth: ArrayLike) -> float:
-    """Norm of the difference over the norm of the truth; 0 if both are 0."""
+def relative_error(value: ArrayLike, truth: ArrayLike, tiny: float = PRECISIONS["64"].tiny) -> float:
+    """Norm of the difference over the norm of the truth, or over `tiny` where the truth has all but vanished."""
     truth = np.asarray(truth)
-    difference, norm = np.linalg.norm(np.asarray(value) - truth), np.linalg.norm(truth)
-    return 0.0 if difference == 0 else float(difference / norm) if norm else inf
+    return float(np.linalg.norm(np.asarray(value) - truth) / max(float(np.linalg.norm(truth)), tiny))
 
 
-def deviation(name: str, value: ArrayLike, truth: ArrayLike, eps: float) -> Deviation:
-    """How far `value` is from `truth`, in numbers whose spacing at 1 is `eps`."""
+def deviation(name: str, value: ArrayLike, truth: ArrayLike, precision: Precision) -> Deviation:
+    """How far `value`, of that precision, is from `truth`."""
     value, truth = np.asarray(value), np.asarray(truth)
     largest_error, largest = float(np.abs(value - truth).max()), float(np.abs(truth).max())
-    ulp = eps * 2.0 ** (frexp(largest)[1] - 1)
-    return Deviation(name, largest_error, relative_error(value, truth), largest_error / ulp)
+    ulp = precision.eps * 2.0 ** (frexp(max(largest, precision.tiny))[1] - 1)
+    return Deviation(name, largest_error, relative_error(value, truth, precision.tiny), largest_error / ulp)
 
 
-def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, eps: float | None = None) -> list[Deviation]:
+def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, precision: str) -> list[Deviation]:
     """Everything that back-propagation computes of a mini-batch, by torch and by hand, from the same weights.
 
     Args:
         network: in the precision and on the device to be checked.
         images: `(m, inputs)`, floats of that precision, on that device.
         targets: wanted outputs `(m, outputs)`, likewise.
-        eps: spacing at 1 of that precision's numbers. Default: that of the weights' type.
+        precision: a key of `PRECISIONS`: which one that is.
 
     Returns:
         The deviation of every layer's weighted inputs z(l) and activations a(l), of the cost, and of the gradient with
@@ -134,8 +136,7 @@ def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, eps: float | N
         pairs.append((f"a({layer})", activations[layer], twin_activations[layer].T))
     pairs.append(("cost", cost, twin.cost(x, y)))
     pairs += zip(parameter_names("dC/d", network.sizes), gradients, mean_gradients(twin, x, y), strict=True)
-    eps = torch.finfo(next(network.parameters()).dtype).eps if eps is None else eps
-    return [deviation(name, _array(value), truth, eps) for name, value, truth in pairs]
+    return [deviation(name, _array(value), truth, PRECISIONS[precision]) for name, value, truth in pairs]
 
 
 @dataclass
@@ -145,8 +146,8 @@ class Finding:
     Attributes:
         name: of the tensor.
         absolute, ulps: the largest.
-        relative: the relative error that came nearest to what was allowed there, or exceeded it most.
-        allowed: what was allowed there; None where errors are only reported.
+        relative: the largest too or, if more than allowed was found, that which exceeded it most.
+        allowed: what `relative` might have been there; None where errors are only reported.
         where: the number of that comparison, from 1.
     """
 
@@ -163,9 +164,10 @@ class Finding:
         return self.allowed is not None and not self.relative <= self.allowed
 
     @property
-    def excess(self) -> float:
-        """The relative error over what was allowed; what is no number exceeds everything."""
-        return inf if isnan(self.relative) else self.relative / (self.allowed or 1.0)
+    def rank(self) -> tuple[bool, float]:
+        """By which the worst is chosen; what is no number is worse than any."""
+        relative = inf if isnan(self.relative) else self.relative
+        return self.broken, relative / self.allowed if self.allowed and self.broken else relative
 
 
 @dataclass
@@ -202,7 +204,7 @@ class Findings:
                 allowed = max(allowed, rounding.get(name, 0.0))
             found = self.tensors.get(name, Finding(name))
             here = Finding(name, absolute, ulps, relative, allowed, self.comparisons)
-            worse = here if not found.where or here.excess > found.excess else found
+            worse = here if not found.where or here.rank > found.rank else found
             # NumPy's maximum keeps what is no number.
             worse.absolute = float(np.maximum(found.absolute, absolute))
             worse.ulps = float(np.maximum(found.ulps, ulps))
@@ -210,8 +212,8 @@ class Findings:
 
     @property
     def worst(self) -> Finding:
-        """Of the tensor whose error is the largest, relative to what is allowed."""
-        return max(self.tensors.values(), key=lambda finding: finding.excess)
+        """Of the tensor with the largest relative error, or the one that exceeds most what is allowed."""
+        return max(self.tensors.values(), key=lambda finding: finding.rank)
 
     @property
     def broken(self) -> list[Finding]:
@@ -234,7 +236,7 @@ def check_gradients(
         precision: a key of `PRECISIONS` that the device has.
         device: in torch's words.
     """
-    dtype, eps, tolerance = PRECISIONS[precision]
+    dtype, *_, tolerance = PRECISIONS[precision]
     checked = SigmoidMLP(network.sizes)
     checked.load_state_dict(network.state_dict())
     checked.to(device, dtype)
@@ -242,15 +244,21 @@ def check_gradients(
     for chosen in mini_batches:
         images = digits.images[chosen].to(dtype) / 255
         targets = nn.functional.one_hot(digits.labels[chosen], network.sizes[-1]).to(dtype)
-        with multiplying_in(precision), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            deviations = compare(checked, images.to(device), targets.to(device), eps)
-        findings.add(deviations, partial(bounds_of, twin, _array(images).T, _array(targets).T, eps))
+        mixed = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+        with multiplying_in(precision), mixed:
+            deviations = compare(checked, images.to(device), targets.to(device), precision)
+        findings.add(deviations, partial(bounds_of, twin, _array(images).T, _array(targets).T, precision))
     return findings
 
 
-def bounds_of(twin: reference.Network, x: Array, y: Array, eps: float) -> dict[str, float]:
-    """What rounding alone can make of `compare`: torch's, in numbers spaced by eps, and the reference's, in float64."""
-    return rounding_bounds(twin, x, y, (eps + np.finfo(np.float64).eps) / 2)
+def bounds_of(twin: reference.Network, x: Array, y: Array, precision: str) -> dict[str, float]:
+    """What rounding alone can make of `compare`: torch's, in that precision, and the reference's, in float64."""
+    return rounding_bounds(twin, x, y, unit_roundoffs(precision), PRECISIONS[precision].tiny)
+
+
+def unit_roundoffs(precision: str) -> float:
+    """By how much one number can be rounded in torch, and in the reference, added up; relative to the number."""
+    return (PRECISIONS[precision].eps + PRECISIONS["64"].eps) / 2
 
 
 @contextmanager
@@ -265,4 +273,4 @@ def multiplying_in(precision: str) -> Iterator[None]:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().double().cpu().numpy()
+    return tensor.detach().cpu().double().numpy()  # in this order: a Mac's GPU has no doubles

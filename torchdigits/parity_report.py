@@ -3,7 +3,6 @@
 import json as json_format
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from itertools import groupby
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +17,7 @@ from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP
 from torchdigits.parity import Finding, Findings, check_gradients
 from torchdigits.sgd import check_learning_rate
-from torchdigits.training import choose_hardware, device_name, obstacle_to_compiling, torch_settings
+from torchdigits.training import choose_hardware, device_name, obstacle_to_compiling, torch_settings, versions_here
 
 if TYPE_CHECKING:
     from torchdigits.figures import Growth
@@ -57,7 +56,8 @@ def parity(
         learning_rate: eta, for --train and --in-step; of several, each in turn.
         seed: of the first weights and of each epoch's order, as in train.py.
         accelerator: where torch computes; auto takes a GPU if there is one.
-        precision: bits of torch's numbers, one or several; errors of tf32 and bf16 are only reported.
+        precision: bits of torch's numbers, one or several. Errors of tf32 and bf16, and what --train finds in 32, are
+            reported and not judged.
         engine: for --train and --in-step, as in train.py.
         train: epochs that torch and NumPy train from the same first weights, each with its own from there on.
         in_step: updates to take, each computed by torch and by NumPy from the same weights.
@@ -85,6 +85,8 @@ def parity(
         check_new_file("--figure", figure, FIGURE_SUFFIXES)
         if train is None or "64" not in precision:
             raise OptionError(f"--figure {figure}: it shows --train in --precision 64")
+    if engine == "compiled" and train is None and in_step is None:
+        raise OptionError("--engine compiled: it is for --train and --in-step")
     hardware = {bits: choose_hardware(accelerator, 1, bits) for bits in precision}
     for bits in hardware:
         if engine == "compiled" and (obstacle := obstacle_to_compiling(hardware[bits])):
@@ -92,13 +94,15 @@ def parity(
     torch.manual_seed(seed)
     network = SigmoidMLP((784, *hidden, 10))
     splits = load_splits(dataset, data_dir)
+    batch_size = min(batch_size, len(splits.training.labels))
     what = f"{'-'.join(map(str, network.sizes))} on {dataset}, mini-batches of {batch_size}, seed {seed}"
-    versions = {package: metadata.version(package) for package in ("torch", "lightning", "numpy")}
-    report = _Report(Console(quiet=json, highlight=False, markup=False, soft_wrap=True))
-    report.say(f"{what}; {', '.join(f'{package} {version}' for package, version in versions.items())}")
+    versions = versions_here()
+    width = None if sys.stdout.isatty() else 100
+    report = _Report(Console(quiet=json, highlight=False, markup=False, soft_wrap=True, width=width))
+    report.say(f"{what}; torch {versions['torch']}, numpy {versions['numpy']}, Python {versions['python']}")
     curves = []
     for bits, trainer in hardware.items():
-        place = f"{_NAMES[bits]} on {device_name(trainer['accelerator'])}"
+        place = f"{_NAMES[bits]} on {_device(trainer)} ({device_name(trainer['accelerator'])})"
         if train is None and in_step is None:
             order = epoch_order(len(splits.training.labels), seed, 0)
             mini_batches = torch.split(order, batch_size)[:MINI_BATCHES]
@@ -115,15 +119,15 @@ def parity(
                 curves += report.free_run(place, run, train)
             if in_step is not None:
                 report.in_step(place, run, in_step)
-    if figure is not None:
-        from torchdigits.figures import plot_growth  # here, since it imports Matplotlib
-
-        plot_growth(curves, f"How torch and NumPy part: {what}; float64, {engine} engine", figure)
     if json:
         whole = {"options": options, "versions": versions, "results": report.results, "broken": report.broken}
         print(json_format.dumps(_plain(whole)))
     for line in report.broken:
         print(f"broken: {line}", file=sys.stderr)
+    if figure is not None:
+        from torchdigits.figures import plot_growth  # here, since it imports Matplotlib
+
+        plot_growth(curves, f"How torch and NumPy part: {what}; float64, {engine} engine", figure)
     if report.broken:
         raise SystemExit(1)
 
@@ -204,7 +208,8 @@ class _Report:
         for _, tensors in groupby(sorted(findings.tensors.values(), key=_layer), key=_layer):
             for found in tensors:
                 allowed = "" if found.allowed is None else f"{found.allowed:.1e}"
-                numbers = (f"{found.absolute:.1e}", f"{found.ulps:,.1f}", f"{found.relative:.1e}", allowed)
+                ulps = f"{found.ulps:,.1f}" if found.ulps < 1e6 else f"{found.ulps:.1e}"
+                numbers = (f"{found.absolute:.1e}", ulps, f"{found.relative:.1e}", allowed)
                 table.add_row(found.name, *numbers, f"{found.where:,}", style="bold red" if found.broken else "")
             table.add_section()
         self._console.print(table)
