@@ -172,8 +172,9 @@ def test_onnx_answers_as_torch_does(run_script: Run, tmp_path: Path, mnist: Digi
         expected = load_network()(images).numpy()
     for size in (10_000, 7, 1, 0):
         assert answers(path, images[:size]).shape == (size, 10)
-    # Of the norm, as elsewhere. Of an activation, torch itself is off by 4e-6, as the weighted inputs go to 138.
     assert relative_error(answers(path, images), expected) < 1e-6
+    # The weighted inputs go to 138, where floats are 1.5e-5 apart: torch's own activations are off by up to 4e-6.
+    assert np.abs(answers(path, images) - expected).max() < 1e-5
     assert (answers(path, images).argmax(1) == expected.argmax(1)).all()
 
 
@@ -349,9 +350,9 @@ def test_a_refusal_is_short_and_commands_no_terminal(run_script: Run, tmp_path: 
 
 def test_many_names_of_one_tensor_do_not_fill_the_memory(tmp_path: Path) -> None:
     huge = torch.zeros(1000, 1000)
-    state = {f"network.layers.{layer}.weight": huge for layer in range(2000)}
-    state |= {f"network.layers.{layer}.bias": huge[0] for layer in range(2000)}
-    torch.save({"state_dict": state}, tmp_path / "x.ckpt")  # 4 MB, for 8 GB of parameters
+    state = {f"network.layers.{layer}.weight": huge for layer in range(200)}
+    state |= {f"network.layers.{layer}.bias": huge[0] for layer in range(200)}
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")  # 4 MB, for 0.8 GB of parameters
     network = load_network(tmp_path / "x.ckpt")
     assert len({parameter.data_ptr() for parameter in network.parameters()}) == 1
 

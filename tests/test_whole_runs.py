@@ -131,13 +131,13 @@ def test_a_gradient_that_is_wrong_in_the_ninth_digit_is_found(
 
     monkeypatch.setattr("torchdigits.classifier.quadratic_cost", wrong_cost)
     monkeypatch.setattr("torchdigits.sgd.quadratic_cost", wrong_cost)
-    epoch = free_run(run_of(digits, engine=engine), 1).epochs[0]
-    assert "differs by" in epoch.broken
-    assert epoch.torch == epoch.reference  # the counts alone would not have told
     findings = in_step(run_of(digits, engine=engine), 10)
     assert [finding.name for finding in findings.broken] == list(findings.tensors)
     if engine == "eager":
         assert findings.tensors["dC/dW(1)"].relative == pytest.approx(1e-9, rel=1e-3)
+        epoch = free_run(run_of(digits), 1).epochs[0]
+        assert "differs by" in epoch.broken
+        assert epoch.torch == epoch.reference  # the counts alone would not have told
 
 
 def test_what_is_wrong_is_found_before_chaos_hides_it(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
