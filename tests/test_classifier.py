@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, quadratic_cost, sgd
 from torchdigits.datasets import DigitSplits
 from torchdigits.errors import OptionError
+from torchdigits.training import train
 
 
 def quiet_trainer(**options: object) -> L.Trainer:
@@ -163,27 +164,11 @@ def test_the_compiled_classifier_wants_blocks(digits: DigitSplits) -> None:
         quiet_trainer(max_epochs=1).fit(CompiledDigitClassifier(), DigitsDataModule(digits))
 
 
-def run_of(launcher: list[str], options: str, output: Path) -> Path:
-    """Run train.py on the embedded digits, and give the one folder that it made."""
-    options += f" --dataset digits --epochs 2 --precision 64 --accelerator cpu --engine eager --output {output}"
-    done = subprocess.run(
-        [sys.executable, *launcher, ROOT / "scripts" / "train.py", *options.split()],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines[:4] == ["Engine", "Epoch 1/2", "Epoch 2/2", "Test"]
-    (run,) = output.iterdir()
-    assert sorted(path.name for path in run.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv", "run.json"]
-    return run
-
-
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_of([], "--batch-size 10", tmp_path_factory.mktemp("one"))
+    output = tmp_path_factory.mktemp("one")
+    options = {"dataset": "digits", "epochs": 2, "precision": "64", "accelerator": "cpu", "engine": "eager"}
+    return train(**options, output=output)  # type: ignore[arg-type]
 
 
 def gone_on(run: Path, digits: DigitSplits) -> dict[str, torch.Tensor]:
@@ -206,7 +191,26 @@ def test_two_processes_take_the_updates_of_one(
     one_process: Path, tmp_path: Path, digits: DigitSplits, launcher: list[str], options: str
 ) -> None:
     # Of 1,217 images the last mini-batch has 7, and the processes 4 and 3 of those.
-    two_processes = run_of(launcher, options, tmp_path / "runs")
+    options += (
+        f" --dataset digits --epochs 2 --precision 64 --accelerator cpu --engine eager --output {tmp_path / 'runs'}"
+    )
+    done = subprocess.run(
+        [sys.executable, *launcher, ROOT / "scripts" / "train.py", *options.split()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert lines[:4] == ["Engine", "Epoch 1/2", "Epoch 2/2", "Test"]
+    (two_processes,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in two_processes.iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "metrics.csv",
+        "run.json",
+    ]
     runs = one_process, two_processes
     one, two = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in runs)
     metrics = [np.loadtxt(run / "metrics.csv", delimiter=",", skiprows=1, usecols=range(5)) for run in runs]

@@ -71,16 +71,13 @@ def test_the_first_thousand_updates_on_mnist_are_in_step(mnist: DigitSplits, acc
     assert all(findings.tensors[name].absolute > 0 for name in names)  # two programs, not one
 
 
-@pytest.mark.parametrize(
-    ("engine", "precision"),
-    [("eager", "32"), ("eager", "bf16"), pytest.param("compiled", "32", marks=pytest.mark.slow)],
-)
-def test_fewer_bits_are_reported(digits: DigitSplits, engine: str, precision: str) -> None:
-    findings = in_step(run_of(digits, engine=engine, precision=precision), 100)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_fewer_bits_are_reported(digits: DigitSplits, precision: str) -> None:
+    findings = in_step(run_of(digits, precision=precision), 100)
     assert not findings.broken
     # bfloat16 has 8 bits where float32 has 24, in all but the subtraction.
     assert (max(f.relative for f in findings.tensors.values()) > 1e-4) == (precision == "bf16")
-    found = free_run(run_of(digits, engine=engine, precision=precision), 1)
+    found = free_run(run_of(digits, precision=precision), 1)
     assert found.epochs[0].allowed is None
     assert not found.epochs[0].broken
     assert 1e-8 < found.epochs[0].difference < (1e-3 if precision == "32" else 1)
@@ -150,12 +147,12 @@ def test_what_is_wrong_is_found_before_chaos_hides_it(digits: DigitSplits, monke
     assert "at update 1, 1.0e-12 allowed" in epoch.broken
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 5000])
-def test_mini_batches_of_any_size_stay_together(digits: DigitSplits, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "updates"), [(1, 153), (8, 153), (5000, 2)])
+def test_mini_batches_of_any_size_stay_together(digits: DigitSplits, batch_size: int, updates: int) -> None:
     """Of 1,217 images: each by itself; a last mini-batch of one; all of them."""
     run = run_of(digits, batch_size=batch_size, learning_rate=0.1)
     assert_together(free_run(run, 1).epochs, 1e-12)
-    assert in_step(run, 153).broken == []
+    assert in_step(run, updates).broken == []
 
 
 def test_gradients_that_vanish_in_float32_are_no_mistake(digits: DigitSplits) -> None:
