@@ -14,6 +14,7 @@ from torch import Tensor
 from torchdigits import SigmoidMLP, quadratic_cost
 from torchdigits.datasets import Digits, DigitSplits, epoch_order
 from torchdigits.parity import PRECISIONS, check_gradients, deviation, parameter_names, relative_error
+from torchdigits.parity_report import _plain
 
 Run = Callable[..., Outcome]
 
@@ -195,6 +196,20 @@ def test_bad_options_are_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kept.png").write_text("precious")
     assert_one_line_error(run_script("parity.py", "--dataset", "digits", *options), *words)
+
+
+def test_an_interruption_is_told_in_one_line(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchdigits.parity_report.check_gradients", interrupt)
+    outcome = run_script("parity.py", "--dataset", "digits", "--accelerator", "cpu")
+    assert (outcome.status, outcome.err) == (130, "error: interrupted\n")
+
+
+def test_what_is_no_number_is_json_all_the_same() -> None:
+    found = _plain({"curve": (1.0, math.nan), "worst": [math.inf], "n": 3})
+    assert json.dumps(found, allow_nan=False) == '{"curve": [1.0, "nan"], "worst": ["inf"], "n": 3}'
 
 
 def test_a_gpu_without_doubles_is_left_to_floats(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,14 @@ def test_each_epoch_is_reported_as_it_ends(digits: DigitSplits) -> None:
     assert progress[0].correct == epochs[0].torch
 
 
+def test_an_interrupted_run_is_not_a_broken_bound(digits: DigitSplits) -> None:
+    def interrupt(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # where Lightning would exit with status 1
+        free_run(run_of(digits), 2, interrupt)
+
+
 def test_the_run_is_the_one_of_train(digits: DigitSplits, tmp_path: Path, run_script: Any) -> None:
     class Keep(L.Callback):
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 # Of Okabe and Ito, told apart by the colour-blind too.
 COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 
@@ -28,6 +26,8 @@ class Growth(NamedTuple):
 
 def plot_growth(runs: Sequence[Growth], title: str, path: Path) -> None:
     """Draw the differences against the updates, on a logarithmic scale, and save them at `path`."""
+    from matplotlib.figure import Figure  # here, so that who only keeps a curve does not wait for Matplotlib
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, run in enumerate(runs):

@@ -14,13 +14,13 @@ from rich.table import Table
 from torchdigits.cli import FIGURE_SUFFIXES, OptionalInt, OptionalPath, check_new_file
 from torchdigits.datasets import check_seed, epoch_order, load_splits
 from torchdigits.errors import OptionError
+from torchdigits.figures import Growth, plot_growth
 from torchdigits.network import SigmoidMLP
 from torchdigits.parity import Finding, Findings, check_gradients
 from torchdigits.sgd import check_learning_rate
 from torchdigits.training import choose_hardware, device_name, obstacle_to_compiling, torch_settings, versions_here
 
 if TYPE_CHECKING:
-    from torchdigits.figures import Growth
     from torchdigits.whole_runs import Run
 
 MINI_BATCHES = 100  # whose gradients are compared
@@ -125,8 +125,6 @@ def parity(
     for line in report.broken:
         print(f"broken: {line}", file=sys.stderr)
     if figure is not None:
-        from torchdigits.figures import plot_growth  # here, since it imports Matplotlib
-
         plot_growth(curves, f"How torch and NumPy part: {what}; float64, {engine} engine", figure)
     if report.broken:
         raise SystemExit(1)
@@ -154,9 +152,8 @@ class _Report:
         self.say(f"\nBack-propagation by torch and by hand, of {findings.comparisons} mini-batches; {place}")
         self._findings("gradients", place, findings, "mini-batch")
 
-    def free_run(self, place: str, run: "Run", epochs: int) -> "list[Growth]":
+    def free_run(self, place: str, run: "Run", epochs: int) -> list[Growth]:
         """A free-running run, a line an epoch; gives the curve of a run in float64."""
-        from torchdigits.figures import Growth
         from torchdigits.whole_runs import Epoch, doubling, free_run
 
         name = f"{place}, {run.engine} engine, learning rate {run.learning_rate:g}"
