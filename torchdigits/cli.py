@@ -16,7 +16,7 @@ from torchdigits.errors import OptionError, TorchDigitsError
 
 # What may be left out; the help says what happens then.
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(constructor=int, metavar="INT", help_behavior_hint="")]
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
