@@ -207,6 +207,7 @@ def test_two_processes_take_the_updates_of_one(
     (two_processes,) = (tmp_path / "runs").iterdir()
     assert sorted(path.name for path in two_processes.iterdir()) == [
         "best.ckpt",
+        "curve.png",
         "last.ckpt",
         "metrics.csv",
         "run.json",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Outcome, assert_one_line_error
+from PIL import Image
 
 from torchdigits import load_network
 from torchdigits.datasets import DigitSplits
@@ -23,7 +24,10 @@ def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path
     assert outcome.status == 0
     assert outcome.err == ""
     folder = tmp_path / "digits-784-12-10-run1"
-    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv", "run.json"]
+    files = ["best.ckpt", "curve.png", "last.ckpt", "metrics.csv", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+    with Image.open(folder / "curve.png") as curve:
+        assert curve.size == (900, 400)
 
     engine, *epochs, test, saved, use = outcome.out.splitlines()
     assert engine == "Engine: eager, as 488 updates do not earn a compilation back"

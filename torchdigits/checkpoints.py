@@ -179,7 +179,7 @@ def _network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
             raise ValueError(f"{name} is not made of plain finite numbers")
     if any(weight.shape[1] != before.shape[0] for before, weight in pairwise(weights)):
         raise ValueError("its weight matrices do not fit each other")
-    with torch.device("meta"):  # so that first weights, which are thrown away, are not drawn
+    with torch.device("meta"):  # so that there are no first weights, which would be thrown away
         network = SigmoidMLP([weights[0].shape[1], *(weight.shape[0] for weight in weights)])
     network.load_state_dict(parameters, assign=True)
     return network.eval()

@@ -67,6 +67,21 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
         raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
 
+def make_empty_folder(option: str, folder: Path) -> None:
+    """Make a folder, and those above it, before anything takes time; one that is there and empty will do.
+
+    Raises:
+        OptionError: something is in it, or no folder can be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None
+    if not empty:
+        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten")
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return 2

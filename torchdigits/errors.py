@@ -19,3 +19,7 @@ class CheckpointError(TorchDigitsError):
 
 class ImageError(TorchDigitsError):
     """A picture that cannot be read, or not as a digit."""
+
+
+class NoInkError(ImageError):
+    """A picture without a digit: blank, or with too little contrast."""

@@ -1,26 +1,43 @@
 """Recognising digits with a trained network."""
 
+import glob
 import json as json_format
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 import tyro
 
-from torchdigits.checkpoints import load_network, shipped_checkpoint
-from torchdigits.cli import OptionalPath
-from torchdigits.datasets import load_splits
-from torchdigits.errors import CheckpointError, ImageError
-from torchdigits.images import Picture, read_pixels
-from torchdigits.network import SigmoidMLP, quadratic_cost
+from torchdigits.checkpoints import load_network
+from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file
+from torchdigits.errors import CheckpointError, ImageError, OptionError
+from torchdigits.figures import plot_preparation
+from torchdigits.images import SUFFIXES, Picture, preparation, prepare
+from torchdigits.network import SigmoidMLP
+
+_MAX_SHOWN = 12  # pictures in one figure
 
 
 class Recognition(NamedTuple):
-    """The digit with the largest output, and the ten outputs."""
+    """What a network answers to one picture.
+
+    Attributes:
+        digit: the one with the largest output.
+        runner_up: the one with the second largest.
+        activations: the ten outputs.
+        hidden: the activations of every hidden layer.
+        pixels: what the network was shown, `(784,)`, uint8.
+    """
 
     digit: int
+    runner_up: int
     activations: list[float]
+    hidden: list[list[float]]
+    pixels: np.ndarray
 
 
 class Recognizer:
@@ -34,94 +51,104 @@ class Recognizer:
     """
 
     def __init__(self, checkpoint: Path | str | None = None) -> None:
-        self.network = _load_digit_network(checkpoint)
+        self.network = load_digit_network(checkpoint)
 
     @torch.inference_mode()
     def recognize(self, picture: Picture) -> Recognition:
         """Recognise one digit.
 
         Args:
-            picture: a file, a Pillow image or an array, as `read_pixels` takes it.
+            picture: a file, a Pillow image or an array, as `prepare` takes it.
 
         Raises:
             ImageError: the picture cannot be read.
         """
-        pixels = torch.tensor(read_pixels(picture), dtype=next(self.network.parameters()).dtype)
-        activations = self.network(pixels / 255)
-        return Recognition(int(activations.argmax()), activations.tolist())
+        pixels = prepare(picture)
+        image = torch.tensor(pixels, dtype=next(self.network.parameters()).dtype) / 255
+        hidden, activations = (layers := self.network.forward_pass(image)[1])[1:-1], layers[-1]
+        digit, runner_up = activations.topk(2).indices.tolist()
+        return Recognition(digit, runner_up, activations.tolist(), [layer.tolist() for layer in hidden], pixels)
 
 
 def predict(
-    images: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="")
+    pictures: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE ...", help_behavior_hint="")
     ],
     *,
     checkpoint: OptionalPath = None,
+    show: OptionalPath = None,
     json: bool = False,
 ) -> None:
-    """Print the digit in each picture, and the ten activations of the output layer.
+    """Print the digit in each picture, and the one that comes next, with the activations of their outputs.
 
     Args:
-        images: pictures like MNIST's: 28x28 pixels, grey, white ink on black.
+        pictures: files, folders of them, or patterns such as 'scans/*.png'. Any size and colours, one digit on each.
         checkpoint: the trained network; the shipped one by default.
-        json: print one JSON object a picture.
+        show: a file to draw the steps from a picture to what the network sees.
+        json: print one JSON object a picture, with all ten activations.
     """
-    if not images:
-        raise ImageError("no picture named")
+    warnings.filterwarnings("ignore", module="PIL")  # of what it could read nevertheless
+    files, failed = _files(pictures)
+    if show is not None:
+        check_new_file("--show", show, FIGURE_SUFFIXES)
+        if len(files) > _MAX_SHOWN:
+            raise OptionError(f"--show: {len(files):,} pictures; it shows {_MAX_SHOWN} at most")
     recognizer = Recognizer(checkpoint)
-    failed = False
-    for path in images:
+    strips: list[tuple[str, dict[str, np.ndarray]]] = []
+    for path in _with_progress_bar(files):
         try:
-            digit, activations = recognizer.recognize(path)
+            recognition = recognizer.recognize(path)
+            if show is not None:
+                strips.append((f"{path.name}: {recognition.digit}", preparation(path)))
         except ImageError as error:
             failed = True
             print(f"error: {error}", file=sys.stderr)
             continue
+        digit, runner_up, activations = recognition[:3]
         if json:
-            print(json_format.dumps({"file": str(path), "digit": digit, "activations": activations}))
+            answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
+            print(json_format.dumps(answer))
         else:
-            print(f"{path}: {digit}   ", *(f"{number}:{a:.3f}" for number, a in enumerate(activations)))
+            print(f"{path}: {digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})")
+    if show is not None and strips:
+        plot_preparation(strips, show)
     if failed:
         raise SystemExit(2)
 
 
-@torch.inference_mode()
-def evaluate(
-    *,
-    checkpoint: OptionalPath = None,
-    dataset: Literal["mnist", "digits"] = "mnist",
-    data_dir: OptionalPath = None,
-    split: Literal["training", "validation", "test"] = "test",
-    json: bool = False,
-) -> None:
-    """Count how many images of a dataset a trained network recognises.
-
-    Args:
-        checkpoint: the trained network; the shipped one by default.
-        dataset: mnist, or the small one that comes with scikit-learn.
-        data_dir: the folder of MNIST (default: $TORCHDIGITS_DATA_DIR, else data).
-        split: which part of the dataset.
-        json: print one JSON object.
-    """
-    network = _load_digit_network(checkpoint)
-    images, labels = getattr(load_splits(dataset, data_dir), split)
-    dtype = next(network.parameters()).dtype
-    activations = torch.cat([network(part.to(dtype) / 255) for part in torch.split(images, 10_000)])
-    cost = float(quadratic_cost(activations, labels))
-    correct, total = int((activations.argmax(1) == labels).sum()), len(labels)
-    if json:
-        found = {"correct": correct, "total": total, "accuracy": correct / total, "cost": cost}
-        where = {
-            "checkpoint": str(shipped_checkpoint() if checkpoint is None else checkpoint),
-            "dataset": dataset,
-            "split": split,
-        }
-        print(json_format.dumps(where | found))
-    else:
-        print(f"{correct} / {total} {split} images of {dataset} recognised ({correct / total:.2%}), cost {cost:.4f}")
+def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
+    """The files that are meant, and whether something was meant that is not there, which is said."""
+    if not pictures:
+        raise ImageError("no picture named")
+    files: list[Path] = []
+    failed = False
+    for path in pictures:
+        if path.is_dir():
+            found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+        elif not path.exists() and glob.has_magic(str(path)):
+            found = [Path(name) for name in glob.iglob(str(path), recursive=True)]  # noqa: PTH207 (of any folder)
+        else:
+            found = [path]
+        if not found:
+            failed = True
+            print(f"error: {path}: there are no pictures", file=sys.stderr)
+        files += sorted(found)
+    return files, failed
 
 
-def _load_digit_network(checkpoint: Path | str | None) -> SigmoidMLP:
+def _with_progress_bar(files: list[Path]) -> Iterator[Path]:
+    """The files; and a progress bar on a terminal."""
+    if len(files) < 2 or not sys.stderr.isatty():
+        yield from files
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(files, "recognising", console=Console(stderr=True), transient=True)
+
+
+def load_digit_network(checkpoint: Path | str | None) -> SigmoidMLP:
+    """Load a network as `load_network` does, and refuse one that does not read digits."""
     network = load_network(checkpoint)
     if (network.sizes[0], network.sizes[-1]) != (784, 10):
         raise CheckpointError(f"{checkpoint} has layers of {network.sizes} neurons: wanted is 784 inputs, 10 outputs")

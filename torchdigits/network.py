@@ -34,7 +34,8 @@ class SigmoidMLP(nn.Module):
         except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
             raise OptionError(f"layer sizes {list(sizes)}: more neurons than memory holds") from error
         for parameter in self.parameters():
-            nn.init.normal_(parameter)
+            if not parameter.is_meta:  # as in a network that takes its weights from a file
+                nn.init.normal_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         """Activations of the output layer `(N, 10)` for images `(N, 784)`, floats in [0, 1]."""

@@ -19,6 +19,7 @@ import torch
 from torchdigits import __version__
 from torchdigits.cli import OptionalPath
 from torchdigits.errors import OptionError
+from torchdigits.figures import plot_learning_curves
 
 if TYPE_CHECKING:
     from torchdigits.classifier import CompiledDigitClassifier, DigitClassifier
@@ -51,8 +52,8 @@ def train(
 ) -> Path:
     """Train a network of sigmoid neurons to recognise digits, and test the best of its epochs.
 
-    Makes a new folder with best.ckpt (by validation accuracy), last.ckpt, metrics.csv and run.json. The same seed on
-    the same machine gives the same network, bit for bit.
+    Makes a new folder with best.ckpt (by validation accuracy), last.ckpt, metrics.csv, curve.png and run.json. The
+    same seed on the same machine gives the same network, bit for bit.
 
     Args:
         dataset: mnist, or the 1,797 small digits that come with scikit-learn.
@@ -133,11 +134,24 @@ def train(
             "test": {"correct": test_correct, "total": test_count},
         }
         (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        plot_learning_curves(log.rows, title_of_run(record), folder / "curve.png")
         checkpoint = shlex.quote(str(folder / "best.ckpt"))
         print(f"Test: {test_correct} / {test_count} with the best network, of epoch {best_epoch['epoch']}")
         print(f"Saved as {checkpoint}; use it with")
         print(f"    python scripts/predict.py --checkpoint {checkpoint} IMAGE")
     return folder
+
+
+def title_of_run(record: dict[str, Any]) -> str:
+    """What was trained and how, in a line, of what run.json holds."""
+    options = record["options"]
+    sizes = "-".join(map(str, (784, *options["hidden"], 10)))
+    devices = "" if record["hardware"]["devices"] == 1 else f" on each of {record['hardware']['devices']} devices"
+    return (
+        f"Learning curves of {sizes} on {options['dataset']}, learning rate {options['learning_rate']:g},"
+        f" mini-batches of {options['batch_size']}{devices}, seed {options['seed']},"
+        f" {record['engine'].partition(',')[0]} engine"
+    )
 
 
 def _processes(devices: int) -> int:
