@@ -1,15 +1,20 @@
 import os
 import runpy
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import torch
 
 from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 ROOT = Path(__file__).parent.parent
 os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
@@ -45,6 +50,24 @@ def mnist(mnist_dir: Path) -> DigitSplits:
 @pytest.fixture(scope="session")
 def digits() -> DigitSplits:
     return load_splits("digits")
+
+
+@contextmanager
+def served(application: "FastAPI") -> Iterator[str]:
+    """Serve the web application on a free port; the address."""
+    import uvicorn
+
+    from torchdigits.web import listen
+
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class Outcome(NamedTuple):

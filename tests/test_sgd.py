@@ -40,23 +40,23 @@ def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
 # Mini-batches and layers on both sides of the sizes at which products are written out.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "m", "dtype", "tolerance"),
+    ("sizes", "m", "learning_rates", "dtype", "tolerance"),
     [
-        ((80, 30, 10), 16, torch.float64, 1e-13),
-        ((80, 17, 20, 4), 17, torch.float64, 1e-13),
-        ((80, 10), 1, torch.float64, 1e-13),
-        ((784, 30, 10), 10, torch.float32, 1e-5),
+        ((80, 30, 10), 16, [3.0], torch.float64, 1e-13),
+        ((80, 17, 20, 4), 17, [3.0], torch.float64, 1e-13),
+        # One after the other, so that the second would show what the first left cached.
+        ((80, 10), 1, [0.5, 3.0], torch.float64, 1e-13),
+        ((784, 30, 10), 10, [3.0], torch.float32, 1e-5),
     ],
 )
-def test_a_compiled_block_is_its_updates(sizes: tuple[int, ...], m: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_a_compiled_block_is_its_updates(
+    sizes: tuple[int, ...], m: int, learning_rates: list[float], dtype: torch.dtype, tolerance: float
+) -> None:
     torch.manual_seed(3)
     network = SigmoidMLP(sizes).to(dtype)
     block = random_block(sizes, 12, m)
     with torch.no_grad():
-        for learning_rate in (
-            0.5,
-            3.0,
-        ):  # one after the other, so that the second would show what the first left cached
+        for learning_rate in learning_rates:
             expected, expected_activations = sgd.sgd_loop(network, learning_rate, parameters_of(network), block)
             train = sgd.compiled_sgd(network, learning_rate, torch.device("cpu"))
             for _ in range(2):
