@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +76,7 @@ def test_folders_and_patterns_name_pictures(run_script: Run, pictures: list[Path
     folder.mkdir(parents=True)
     for name in ("b.PNG", "a.png", "notes.txt"):
         (folder / name).write_bytes(pictures[0].read_bytes())
+    (folder / "folder.png").mkdir()
 
     def named(*arguments: object) -> list[str]:
         return [line.split(": ")[0] for line in run_script("predict.py", *arguments).out.splitlines()]
@@ -88,6 +91,18 @@ def test_folders_and_patterns_name_pictures(run_script: Run, pictures: list[Path
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "empty", tmp_path / "x*.png"):
         assert_one_line_error(run_script("predict.py", nothing), f"{nothing}: there are no pictures")
+    assert_one_line_error(run_script("predict.py", tmp_path / ("a" * 300)), "File name too long")
+
+
+def test_a_name_does_not_command_the_terminal(run_script: Run, pictures: list[Path], tmp_path: Path) -> None:
+    named = pictures[0].rename(tmp_path / "a\n\x1b[31m\udcff.png")
+    strip = tmp_path / "strip.png"
+    outcome = run_script("predict.py", named, "--show", strip)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"{tmp_path}/a??[31m?.png: ")
+    assert outcome.out.count("\n") == 1
+    named.write_text("no picture")
+    assert_one_line_error(run_script("predict.py", named), "a??[31m?.png is not a picture")
 
 
 def test_the_steps_are_drawn(run_script: Run, pictures: list[Path], tmp_path: Path) -> None:
@@ -162,8 +177,22 @@ def test_checkpoints_that_read_no_digits_are_one_line(run_script: Run, pictures:
             Recognizer(path)
 
 
-def test_predict_runs_from_any_folder(pictures: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), pictures[0].name]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{pictures[0].name}: ")
+def test_predict_runs_from_any_folder_and_prints_past_its_progress_bar(pictures: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), *(path.name for path in pictures)]
+    terminal, its_other_end = pty.openpty()
+    with os.fdopen(terminal, "rb"), os.fdopen(its_other_end, "wb") as stderr:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=tmp_path, check=False)
+        assert b"recognising" in os.read(terminal, 4096)
+    assert done.returncode == 0
+    assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [path.name for path in pictures]
+
+
+def test_nobody_has_to_read_all_answers(pictures: list[Path]) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, pictures * 20)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(str(pictures[0]))
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

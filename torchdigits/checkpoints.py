@@ -15,7 +15,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from torchdigits.errors import CheckpointError, OptionError
+from torchdigits.errors import CheckpointError, OptionError, printable
 from torchdigits.interchange import read_json, read_npz, to_json, to_npz, to_onnx
 from torchdigits.network import SigmoidMLP
 
@@ -141,8 +141,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     """What a file is said to be refused for: one line, not too long, and nothing that a terminal would obey."""
     text = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return (printable if len(printable) <= 300 else f"{printable[:300]}...") or type(error).__name__
+    return printable(text if len(text) <= 300 else f"{text[:300]}...") or type(error).__name__
 
 
 def _to_checkpoint(network: SigmoidMLP) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def main(command: Callable[..., Any]) -> None:
 
     Raises:
         SystemExit: with status 2 and one line on stderr after what the user got wrong; with 0 after `--help`; with 130
-            after Ctrl-C.
+            after Ctrl-C; with 1 if nobody reads what is printed any more.
     """
 
     @functools.wraps(command)
@@ -40,6 +41,9 @@ def main(command: Callable[..., Any]) -> None:
         call()
     except TorchDigitsError as error:
         raise SystemExit(_fail(str(error))) from None
+    except BrokenPipeError:  # what reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to flush
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         _fail("interrupted")
         raise SystemExit(130) from None

@@ -127,6 +127,14 @@ def on_a_table(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
     return _picture(drawn + chance.normal(0, 5, drawn.shape))
 
 
+def shaded(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
+    shadow = _light(400, 0, 1, chance) > chance.uniform(0.3, 0.7)
+    light = 215 * (1 - 0.3 * ndimage.gaussian_filter(shadow.astype(float), 4))
+    ink = _placed(_enlarged(digit, 8), 400, chance)
+    drawn = ndimage.gaussian_filter(light * _drawn(ink, 0.2, 1), 1)
+    return _picture(drawn + chance.normal(0, 5, drawn.shape))
+
+
 def photographed(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
     held = Image.fromarray(_enlarged(digit, chance.uniform(5, 10)))
     held = held.rotate(chance.uniform(-5, 5), Image.Resampling.BICUBIC)
@@ -154,6 +162,7 @@ DISTORTIONS = (
     Distortion("rotated by up to 10 degrees", rotated),
     Distortion("cropped to the ink", cropped),
     Distortion("paper on a dark table", on_a_table),
+    Distortion("a hard shadow across it", shaded),
     Distortion("photograph: most of it at once", photographed),
 )
 

@@ -23,3 +23,8 @@ class ImageError(TorchDigitsError):
 
 class NoInkError(ImageError):
     """A picture without a digit: blank, or with too little contrast."""
+
+
+def printable(text: object) -> str:
+    """In one line, and with nothing that a terminal would obey or cannot show."""
+    return "".join(character if character.isprintable() else "?" for character in str(text))

@@ -62,9 +62,10 @@ def evaluate(
     network = load_digit_network(path)
     if figures is not None:
         curves = _read_curves(path.parent)
+    digits: Digits = getattr(load_splits(dataset, data_dir), split)
+    if figures is not None:
         make_empty_folder("--figures", figures)
         check_new_file("--figures", report := figures / "report.md", (".md",))
-    digits: Digits = getattr(load_splits(dataset, data_dir), split)
     dtype = next(network.parameters()).dtype
     activations = torch.cat([network(part.to(dtype) / 255) for part in torch.split(digits.images, 10_000)])
     cost = float(quadratic_cost(activations, digits.labels))

@@ -5,6 +5,7 @@ Each step is a function from pixels to pixels, and `preparation` takes them one 
 float32 `(H, W)`, 0 black and 255 white; ink is float32 `(H, W)`, 0 where there is none and 1 where there is most.
 """
 
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from torchdigits.errors import ImageError, NoInkError
+from torchdigits.errors import ImageError, NoInkError, printable
 
 # Not every format of Pillow's: some hand the file to another program, as EPS does to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -73,7 +74,7 @@ def read_grey(picture: Picture) -> tuple[np.ndarray, str]:
     Raises:
         ImageError: as `prepare` does.
     """
-    name = str(picture) if isinstance(picture, str | Path) else "the picture"
+    name = printable(picture) if isinstance(picture, str | Path) else "the picture"
     try:
         if isinstance(picture, np.ndarray):
             return _grey(_image_of(picture)), name
@@ -108,6 +109,8 @@ def _image_of(array: np.ndarray) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
+    if 0 in image.size:
+        raise ImageError("there are no pixels")
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:
         raise ImageError(f"{image.width}x{image.height} pixels: no more than {most:,} are read")
@@ -118,6 +121,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
+    elif image.mode == "LAB":
+        image = image.getchannel("L")
     elif image.mode.startswith("I;16"):
         image = image.convert("I")
     elif image.mode not in ("I", "F"):
@@ -127,9 +132,9 @@ def _grey(image: Image.Image) -> np.ndarray:
     if image.mode == "RGBA":
         return _on_paper(pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32), pixels[..., 3] / 255)
     if image.mode in ("I", "F"):  # white is the least of the usual values for it that none exceeds
-        pixels = np.nan_to_num(pixels)
+        pixels = np.clip(np.nan_to_num(pixels), 0, None)
         most = float(pixels.max())
-        pixels = pixels * (255 / next((white for white in (1, 255, 65535) if most <= white), most))
+        pixels = pixels * (255 / next((white for white in (1, 255, 1023, 4095, 65535) if most <= white), most))
     return pixels
 
 
@@ -161,6 +166,8 @@ def is_mnist_like(grey: np.ndarray) -> bool:
 def crop_to_ink(grey: np.ndarray) -> np.ndarray:
     """What is around the digit, with a margin, the digit some 160 pixels long at most.
 
+    Where a sheet of paper stands out from a table, it is looked for on the sheet.
+
     Raises:
         NoInkError: there is none.
     """
@@ -168,11 +175,25 @@ def crop_to_ink(grey: np.ndarray) -> np.ndarray:
     ink = _ink_mask(_blur(remove_paper(small), 1 if max(small.shape) > 56 else 0))
     top, bottom, left, right = np.array(_box(ink)) * np.repeat(np.divide(grey.shape, small.shape), 2)
     length = max(bottom - top, right - left)
+    if _is_sheet(ink):
+        edge = max(2, 0.03 * length)
+        with suppress(NoInkError):
+            return crop_to_ink(grey[int(top + edge) : int(bottom - edge), int(left + edge) : int(right - edge)])
     rows, columns = (
         slice(max(0, int(start - _MARGIN * length)), ceil(end + _MARGIN * length))
         for start, end in ((top, bottom), (left, right))
     )
     return _shrink(grey[rows, columns], round(_DIGIT * (1 + 2 * _MARGIN)))
+
+
+def _is_sheet(ink: np.ndarray) -> bool:
+    """Whether what is taken for ink is rather a sheet with ink on it: it fills its box, but for holes."""
+    top, bottom, left, right = _box(ink)
+    found = ink[top:bottom, left:right]
+    sides = sorted(found.shape)
+    return bool(
+        sides[0] > max(8, 0.3 * sides[1]) and found.mean() > 0.6 and ndimage.binary_fill_holes(found).mean() > 0.88
+    )
 
 
 def remove_paper(grey: np.ndarray) -> np.ndarray:
@@ -222,7 +243,10 @@ def keep_ink(flat: np.ndarray) -> np.ndarray:
     length = max(flat.shape) / (1 + 2 * _MARGIN)
     ink = _ink_mask(_blur(flat, length / 80))
     near = ndimage.distance_transform_edt(~ink) <= max(1.5, length / 20)
-    return np.asarray(np.clip(flat / np.percentile(flat[ink], 75), 0, 1) * near, np.float32)
+    full = np.percentile(flat[ink], 75)
+    if full < _LEAST_CONTRAST:
+        raise NoInkError("too little contrast between ink and paper")
+    return np.asarray(np.clip(flat / full, 0, 1) * near, np.float32)
 
 
 def _ink_mask(flat: np.ndarray) -> np.ndarray:
@@ -239,14 +263,15 @@ def _ink_mask(flat: np.ndarray) -> np.ndarray:
 def _without_specks(ink: np.ndarray) -> np.ndarray:
     """Without parts of less than a twentieth of the largest, and without what surrounds the paper.
 
-    That is a part along more than a fifth of the picture's edge, as a table has, if there are others of a tenth of the
-    picture's length.
+    That is a part in a corner of the picture, or along more than a fifth of its edge, as a table is, if there are
+    others of a tenth of the picture's length.
     """
     parts, number = ndimage.label(ink, np.ones((3, 3)))
     areas = np.bincount(parts.ravel())
     areas[0] = 0
     edge = _edge(parts)
     around = np.bincount(edge, minlength=number + 1) > len(edge) / 5
+    around[parts[[0, 0, -1, -1], [0, -1, 0, -1]]] = True
     lengths = [max(side.stop - side.start for side in box) for box in ndimage.find_objects(parts)]
     if np.any(~around[1:] & (np.array(lengths) > max(ink.shape) / 10)):
         areas[around] = 0

@@ -2,6 +2,7 @@
 
 import glob
 import json as json_format
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import tyro
 
 from torchdigits.checkpoints import load_network
 from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file
-from torchdigits.errors import CheckpointError, ImageError, OptionError
+from torchdigits.errors import CheckpointError, ImageError, OptionError, printable
 from torchdigits.figures import plot_preparation
 from torchdigits.images import SUFFIXES, Picture, preparation, prepare
 from torchdigits.network import SigmoidMLP
@@ -53,7 +54,6 @@ class Recognizer:
     def __init__(self, checkpoint: Path | str | None = None) -> None:
         self.network = load_digit_network(checkpoint)
 
-    @torch.inference_mode()
     def recognize(self, picture: Picture) -> Recognition:
         """Recognise one digit.
 
@@ -61,11 +61,15 @@ class Recognizer:
             picture: a file, a Pillow image or an array, as `prepare` takes it.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the picture cannot be read, or there is no digit on it.
         """
-        pixels = prepare(picture)
+        return self.answer(prepare(picture))
+
+    @torch.inference_mode()
+    def answer(self, pixels: np.ndarray) -> Recognition:
+        """The answer to pixels that are prepared already, `(784,)`, uint8."""
         image = torch.tensor(pixels, dtype=next(self.network.parameters()).dtype) / 255
-        hidden, activations = (layers := self.network.forward_pass(image)[1])[1:-1], layers[-1]
+        *hidden, activations = self.network.forward_pass(image)[1][1:]
         digit, runner_up = activations.topk(2).indices.tolist()
         return Recognition(digit, runner_up, activations.tolist(), [layer.tolist() for layer in hidden], pixels)
 
@@ -88,6 +92,7 @@ def predict(
         json: print one JSON object a picture, with all ten activations.
     """
     warnings.filterwarnings("ignore", module="PIL")  # of what it could read nevertheless
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     files, failed = _files(pictures)
     if show is not None:
         check_new_file("--show", show, FIGURE_SUFFIXES)
@@ -96,20 +101,22 @@ def predict(
     recognizer = Recognizer(checkpoint)
     strips: list[tuple[str, dict[str, np.ndarray]]] = []
     for path in _with_progress_bar(files):
+        name = printable(path)
         try:
-            recognition = recognizer.recognize(path)
-            if show is not None:
-                strips.append((f"{path.name}: {recognition.digit}", preparation(path)))
+            steps = preparation(path)
         except ImageError as error:
             failed = True
             print(f"error: {error}", file=sys.stderr)
             continue
-        digit, runner_up, activations = recognition[:3]
+        digit, runner_up, activations, *_ = recognizer.answer([*steps.values()][-1].reshape(784))
+        if show is not None:
+            strips.append((f"{Path(name).name}: {digit}", steps))
         if json:
             answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
-            print(json_format.dumps(answer))
+            print(json_format.dumps(answer), flush=True)
         else:
-            print(f"{path}: {digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})")
+            answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
+            print(f"{name}: {answers}", flush=True)
     if show is not None and strips:
         plot_preparation(strips, show)
     if failed:
@@ -123,15 +130,20 @@ def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
     files: list[Path] = []
     failed = False
     for path in pictures:
-        if path.is_dir():
-            found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-        elif not path.exists() and glob.has_magic(str(path)):
-            found = [Path(name) for name in glob.iglob(str(path), recursive=True)]  # noqa: PTH207 (of any folder)
-        else:
-            found = [path]
+        try:
+            if path.is_dir():
+                found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+            elif glob.has_magic(str(path)) and not path.exists():
+                matches = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (of any folder)
+                found = [file for file in matches if not file.is_dir()]
+            else:
+                found = [path]
+            problem = "there are no pictures"
+        except OSError as error:
+            found, problem = [], error.strerror or str(error)
         if not found:
             failed = True
-            print(f"error: {path}: there are no pictures", file=sys.stderr)
+            print(f"error: {printable(path)}: {problem}", file=sys.stderr)
         files += sorted(found)
     return files, failed
 
@@ -142,9 +154,12 @@ def _with_progress_bar(files: list[Path]) -> Iterator[Path]:
         yield from files
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    yield from track(files, "recognising", console=Console(stderr=True), transient=True)
+    # What is printed goes above the bar, but where it is not printed on the terminal, to where it should.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=above) as progress:
+        yield from progress.track(files, description="recognising")
 
 
 def load_digit_network(checkpoint: Path | str | None) -> SigmoidMLP:
