@@ -90,7 +90,7 @@ def read_grey(picture: Picture) -> tuple[np.ndarray, str]:
         raise ImageError(f"{name} is not a picture that can be read") from error
     # What else Pillow raises of a damaged file is not documented; seen: OSError, SyntaxError, TypeError, ValueError.
     except Exception as error:
-        raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"cannot read {name}: {printable(getattr(error, 'strerror', None) or error)}") from error
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
