@@ -1,4 +1,4 @@
-"""Recognise the digits in pictures: python scripts/predict.py IMAGE ..."""
+"""Recognise the digits in pictures: python scripts/predict.py PICTURE ..."""
 
 from torchdigits.cli import main
 from torchdigits.inference import predict

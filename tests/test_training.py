@@ -60,7 +60,7 @@ def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path
     assert test == f"Test: {correct['test']} / 290 with the best network, of epoch {best['epoch']}"
     assert record["test"] == {"correct": correct["test"], "total": 290}
     assert str(folder / "best.ckpt") in saved
-    assert use.strip() == f"python scripts/predict.py --checkpoint {folder / 'best.ckpt'} IMAGE"
+    assert use.strip() == f"python scripts/predict.py --checkpoint {folder / 'best.ckpt'} PICTURE"
 
 
 def test_the_same_seed_gives_the_same_bits_in_a_new_folder(

@@ -5,6 +5,8 @@ Each step is a function from pixels to pixels, and `preparation` takes them one 
 float32 `(H, W)`, 0 black and 255 white; ink is float32 `(H, W)`, 0 where there is none and 1 where there is most.
 """
 
+import logging
+import warnings
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -30,6 +32,12 @@ _MARGIN = 0.2  # around the digit, in its longer sides
 _STROKE_WIDTHS = (2.5, 3.0)
 _LEAST_CONTRAST = 0.06  # of the paper's brightness
 _FAINT = 0.1  # of the darkest ink: where a stroke is said to end
+
+
+def quiet_pillow() -> None:
+    """Keep Pillow from writing to stderr about what it could read nevertheless; what it could not is our error."""
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def prepare(picture: Picture) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 import glob
 import json as json_format
-import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -17,7 +15,7 @@ from torchdigits.checkpoints import load_network
 from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file
 from torchdigits.errors import CheckpointError, ImageError, OptionError, printable
 from torchdigits.figures import plot_preparation
-from torchdigits.images import SUFFIXES, Picture, preparation, prepare
+from torchdigits.images import SUFFIXES, Picture, preparation, prepare, quiet_pillow
 from torchdigits.network import SigmoidMLP
 
 _MAX_SHOWN = 12  # pictures in one figure
@@ -91,8 +89,7 @@ def predict(
         show: a file to draw the steps from a picture to what the network sees.
         json: print one JSON object a picture, with all ten activations.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of what it could read nevertheless
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    quiet_pillow()
     files, failed = _files(pictures)
     if show is not None:
         check_new_file("--show", show, FIGURE_SUFFIXES)

@@ -138,7 +138,7 @@ def train(
         checkpoint = shlex.quote(str(folder / "best.ckpt"))
         print(f"Test: {test_correct} / {test_count} with the best network, of epoch {best_epoch['epoch']}")
         print(f"Saved as {checkpoint}; use it with")
-        print(f"    python scripts/predict.py --checkpoint {checkpoint} IMAGE")
+        print(f"    python scripts/predict.py --checkpoint {checkpoint} PICTURE")
     return folder
 
 

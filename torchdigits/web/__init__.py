@@ -6,6 +6,7 @@ import torch
 
 from torchdigits.cli import OptionalPath
 from torchdigits.errors import OptionError
+from torchdigits.images import quiet_pillow
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a listener at every address is found from its own machine
 
@@ -25,6 +26,7 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: OptionalPath
         from torchdigits.web.app import application
     except ImportError as error:
         raise OptionError(f"the page: {error.name} is missing; pip install -e '.[web]'") from error
+    quiet_pillow()
     app = application(checkpoint, host)
     with listen(host, port) as listener:
         torch.set_num_threads(1)  # one picture does not keep two busy
