@@ -183,11 +183,12 @@ def compiled_loop(setting: Setting) -> Run:
     import torch
 
     from torchdigits.datamodule import Blocks
-    from torchdigits.sgd import compiled_sgd, sgd_loop
+    from torchdigits.sgd import compiled_sgd, sgd_loop, sgd_update
     from torchdigits.training import BLOCK_SIZE
 
     network = deepcopy(setting.network).to(setting.device)
-    train = compiled_sgd(network, LEARNING_RATE, torch.device(setting.device))
+    update = partial(sgd_update, network, LEARNING_RATE)
+    train = compiled_sgd(update, torch.device(setting.device))
     blocks = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE)
     first = next(iter(blocks))
     parameters = parameters_of(network)
@@ -200,7 +201,7 @@ def compiled_loop(setting: Setting) -> Run:
             if block[0].shape == first[0].shape:
                 parameters, _ = train(parameters, block)
             else:
-                parameters, _ = sgd_loop(network, LEARNING_RATE, parameters, block)
+                parameters, _ = sgd_loop(update, parameters, block)
 
     with torch.no_grad():
         compile_seconds = seconds(setting, lambda: train(parameters, first))

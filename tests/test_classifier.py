@@ -107,7 +107,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks are trained as they are otherwise, but not compiled: what that gives is the same (see test_sgd.py)."""
     monkeypatch.setattr(
         "torchdigits.classifier.compiled_sgd",
-        lambda network, learning_rate, device: partial(sgd.sgd_loop, network, learning_rate),
+        lambda update, device: partial(sgd.sgd_loop, update),
     )
 
 

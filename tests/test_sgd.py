@@ -57,8 +57,9 @@ def test_a_compiled_block_is_its_updates(
     block = random_block(sizes, 12, m)
     with torch.no_grad():
         for learning_rate in learning_rates:
-            expected, expected_activations = sgd.sgd_loop(network, learning_rate, parameters_of(network), block)
-            train = sgd.compiled_sgd(network, learning_rate, torch.device("cpu"))
+            update = partial(sgd.sgd_update, network, learning_rate)
+            expected, expected_activations = sgd.sgd_loop(update, parameters_of(network), block)
+            train = sgd.compiled_sgd(update, torch.device("cpu"))
             for _ in range(2):
                 updated, activations = train(parameters_of(network), block)
                 assert activations.shape == (12, m, sizes[-1])
@@ -67,12 +68,14 @@ def test_a_compiled_block_is_its_updates(
                     assert relative_error(updated[name], value) < tolerance, name
 
 
+@pytest.mark.parametrize("networks", [(), (3,)])
 @pytest.mark.parametrize("m", [1, 2, 16, 17])
 @pytest.mark.parametrize("k", [1, 16, 17, 64, 65])
 @pytest.mark.parametrize("n", [1, 30])
-def test_products_written_out_are_products(m: int, k: int, n: int) -> None:
+def test_products_written_out_are_products(networks: tuple[int, ...], m: int, k: int, n: int) -> None:
     generator = np.random.default_rng(5)
-    left, right, bias = generator.standard_normal((m, k)), generator.standard_normal((k, n)), np.arange(float(n))
+    left, right = generator.standard_normal((*networks, m, k)), generator.standard_normal((*networks, k, n))
+    bias = generator.standard_normal((*networks, 1, n))
     tensors = [torch.from_numpy(array) for array in (bias, left, right)]
     product = sgd._product(*tensors[1:])
     if m > 16 and k > 16:
@@ -94,14 +97,15 @@ def test_more_than_eight_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sgd, "_inductor", uncompiled)
     for neurons in range(1, 11):
         network = SigmoidMLP((5, neurons, 3))
-        sgd.compiled_sgd(network, 1.0, torch.device("cpu"))(parameters_of(network), random_block((5, 3), 2, 2))
+        update = partial(sgd.sgd_update, network, 1.0)
+        sgd.compiled_sgd(update, torch.device("cpu"))(parameters_of(network), random_block((5, 3), 2, 2))
     assert len(compiled) == 10
 
 
 def test_a_torch_without_scan_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch._higher_order_ops", None)
     with pytest.raises(ImportError):
-        sgd.compiled_sgd(SigmoidMLP(), 3.0, torch.device("cpu"))
+        sgd.compiled_sgd(partial(sgd.sgd_update, SigmoidMLP(), 3.0), torch.device("cpu"))
 
 
 @pytest.mark.gpu
@@ -110,8 +114,9 @@ def test_a_captured_block_is_its_updates(dtype: torch.dtype, tolerance: float) -
     torch.manual_seed(3)
     network = SigmoidMLP().to("cuda", dtype)
     block = random_block((784, 30, 10), 50, 10, "cuda")
-    train = sgd.compiled_sgd(network, 3.0, torch.device("cuda"))
-    expected, loop = parameters_of(network), partial(sgd.sgd_loop, network, 3.0)
+    update = partial(sgd.sgd_update, network, 3.0)
+    train = sgd.compiled_sgd(update, torch.device("cuda"))
+    expected, loop = parameters_of(network), partial(sgd.sgd_loop, update)
     updated = parameters_of(network)
     with torch.no_grad():
         for _ in range(2):

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 from PIL import Image
 
-from torchdigits import load_network
+from torchdigits import load_network, sgd
 from torchdigits.datasets import DigitSplits
 
 Run = Callable[..., Outcome]
@@ -121,7 +121,10 @@ def test_no_hidden_layer_and_several_train_too(run_script: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_compiled_engine_trains_the_same_network(run_script: Run, tmp_path: Path) -> None:
+def test_the_compiled_engine_trains_the_same_network(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sgd._INDUCTOR, "cpp_cache_precompile_headers", False)  # which conftest.py has changed
     options = ("--dataset", "digits", "--epochs", 3, "--precision", 64, "--accelerator", "cpu", "--output", tmp_path)
     eager = run_script("train.py", *options, "--engine", "eager")
     compiled = run_script("train.py", *options, "--engine", "compiled")
@@ -151,7 +154,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 def test_without_a_compiler_auto_trains_eagerly_and_says_why(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchdigits.training._UPDATES_WORTH_COMPILING", 1)
+    monkeypatch.setattr("torchdigits.training.UPDATES_WORTH_COMPILING", 1)
     outcome = run_script("train.py", "--dataset", "digits", "--epochs", 1, "--output", tmp_path, "--accelerator", "cpu")
     assert outcome.status == 0
     engine, epoch, *_ = outcome.out.splitlines()
@@ -186,7 +189,10 @@ def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path, e
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--dataset", "cifar"], ["--dataset", "cifar", "mnist", "digits"]),
+        (
+            ["--dataset", "cifar"],
+            ["error: invalid choice 'cifar' for argument '--dataset'. Expected one of ('mnist', 'digits').\n"],
+        ),
         (["--epochs", "0"], ["epochs", "0", "1 or more"]),
         (["--epochs", "many"], ["--epochs", "many"]),
         (["--epochs"], ["--epochs"]),
@@ -218,10 +224,9 @@ def test_a_wrong_option_is_one_line_and_makes_no_folder(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_wrong_option_is_one_line_on_any_terminal(encoding: str) -> None:
+def test_a_wrong_option_is_one_line_on_a_terminal_without_unicode_too() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "cifar"]
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     expected = "error: invalid choice 'cifar' for argument '--dataset'. Expected one of ('mnist', 'digits').\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)

@@ -1,6 +1,7 @@
 """The network as a LightningModule, with two engines: DigitClassifier is the eager one."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -9,7 +10,7 @@ from torch import Tensor, distributed
 
 from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP, quadratic_cost
-from torchdigits.sgd import Block, Parameters, Train, check_learning_rate, compiled_sgd, sgd_loop
+from torchdigits.sgd import Block, Parameters, Train, check_learning_rate, compiled_sgd, sgd_loop, sgd_update
 
 
 class DigitClassifier(L.LightningModule):
@@ -108,13 +109,13 @@ class CompiledDigitClassifier(DigitClassifier):
     @torch.no_grad()
     def train_block(self, parameters: Parameters, block: Block) -> tuple[Parameters, Tensor]:
         """The updates of a block, from `parameters`: the new ones, and the activations `(S, m, 10)` on the way."""
-        shape = block[0].shape
+        shape, update = block[0].shape, partial(sgd_update, self.network, self.learning_rate)
         if self._compiled is None:
-            self._compiled = shape, compiled_sgd(self.network, self.learning_rate, block[0].device)
+            self._compiled = shape, compiled_sgd(update, block[0].device)
         compiled_shape, train = self._compiled
         if shape == compiled_shape:
             return train(parameters, block)
-        return sgd_loop(self.network, self.learning_rate, parameters, block)
+        return sgd_loop(update, parameters, block)
 
     def on_train_start(self) -> None:
         automatic, manual = self._steps()

@@ -17,6 +17,7 @@ from torchdigits.errors import OptionError, TorchDigitsError
 
 # What may be left out; the help says what happens then.
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+OptionalText = Annotated[str | None, tyro.conf.arg(constructor=str, metavar="TEXT", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(constructor=int, metavar="INT", help_behavior_hint="")]
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -71,7 +72,7 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
         raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
 
-def make_empty_folder(option: str, folder: Path) -> None:
+def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
     """Make a folder, and those above it, before anything takes time; one that is there and empty will do.
 
     Raises:
@@ -83,7 +84,7 @@ def make_empty_folder(option: str, folder: Path) -> None:
     except OSError as error:
         raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None
     if not empty:
-        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten")
+        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
 
 
 def _fail(message: str) -> int:

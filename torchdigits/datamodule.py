@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from torchdigits.datasets import Digits, DigitSplits, check_seed, epoch_order, fetch_mnist, load_splits
+from torchdigits.datasets import Digits, DigitSplits, blocks_of, check_seed, epoch_order, fetch_mnist, load_splits
 from torchdigits.errors import OptionError
 
 EVALUATION_BATCH_SIZE = 10_000  # images measured at once: one batch for each held-out part of MNIST, 31 MB of floats
@@ -72,8 +72,7 @@ class MiniBatches:
 class Blocks(MiniBatches):
     """The same mini-batches as the compiled engine takes them: many at once, and as bytes.
 
-    A block of S mini-batches is images `(S, m, 784)`, uint8, and labels `(S, m)`. All blocks of an epoch have the same
-    number of mini-batches, but for those that are left over, and the last, shorter mini-batch, which come at the end.
+    A block of S mini-batches is images `(S, m, 784)`, uint8, and labels `(S, m)`; an epoch is cut by `blocks_of`.
 
     Args:
         digits, batch_size, seed, device: as for `MiniBatches`.
@@ -84,20 +83,15 @@ class Blocks(MiniBatches):
         self, digits: Digits, batch_size: int, seed: int | None, device: torch.device | str, block_size: int
     ) -> None:
         super().__init__(digits, batch_size, seed, device)
-        full, rest = divmod(len(digits.labels), self.batch_size)
-        blocks = -(-full // block_size)
-        size, left_over = divmod(full, blocks)
-        lengths = [*[size] * blocks, left_over]
-        self._lengths = [length for length in (*(n * self.batch_size for n in lengths), rest) if length]
+        self.block_size = block_size
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(blocks_of(self.digits.labels, self.batch_size, self.block_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in torch.split(self._order(), self._lengths):
-            images, labels = (part.index_select(0, chosen) for part in self.digits)
-            m = min(self.batch_size, len(chosen))
-            yield images.view(-1, m, images.shape[1]), labels.view(-1, m)
+        for chosen in blocks_of(self._order(), self.batch_size, self.block_size):
+            images, labels = (part.index_select(0, chosen.flatten()) for part in self.digits)
+            yield images.view(*chosen.shape, -1), labels.view(chosen.shape)
 
 
 class DigitsDataModule(L.LightningDataModule):

@@ -72,6 +72,26 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 
+def blocks_of(order: Tensor, batch_size: int, block_size: int) -> list[Tensor]:
+    """An epoch's order `(count, ...)` cut into blocks of S mini-batches, `(S, m, ...)`, each.
+
+    All blocks have the same number of mini-batches, but for those that are left over, and the last, shorter mini-batch,
+    which come at the end.
+
+    Args:
+        order: places of the examples.
+        batch_size: m, examples in a mini-batch.
+        block_size: mini-batches in a block, at most.
+    """
+    batch_size = min(batch_size, len(order))
+    full, rest = divmod(len(order), batch_size)
+    blocks = -(-full // block_size)
+    size, left_over = divmod(full, blocks)
+    lengths = [*[size] * blocks, left_over]
+    parts = torch.split(order, [*(length * batch_size for length in lengths), rest])
+    return [part.view(-1, min(batch_size, len(part)), *part.shape[1:]) for part in parts if len(part)]
+
+
 def load_splits(dataset: str, data_dir: Path | str | None = None) -> DigitSplits:
     """Read a dataset.
 

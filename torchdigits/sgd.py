@@ -2,11 +2,11 @@
 
 No derivative is written here by hand: the update's gradient is `torch.func.grad` of the network and the cost that the
 eager engine trains. What this module adds is a loop that does not go back to Python after every update: on a CPU a scan
-over the mini-batches of a block, compiled by Inductor; on a GPU a CUDA graph of the block's updates.
+over the mini-batches of a block, compiled by Inductor; on a GPU a CUDA graph of the block's updates. The loop takes any
+update: that of a network, or of many at once (`population.py`).
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP, quadratic_cost
 
 Parameters = dict[str, Tensor]
-Block = tuple[Tensor, Tensor]  # images (S, m, 784), bytes, and labels (S, m), int64, of S mini-batches
-Update = Callable[[Parameters, tuple[Tensor, Tensor]], tuple[Parameters, Tensor]]
-Train = Callable[[Parameters, Block], tuple[Parameters, Tensor]]
+# S mini-batches along the tensors' first axis. For one network, images (S, m, 784), bytes, and labels (S, m), int64.
+Block = tuple[Tensor, ...]
+Update = Callable[[Parameters, Block], tuple[Parameters, Tensor]]  # of one mini-batch; gives the activations besides
+Train = Callable[[Parameters, Block], tuple[Parameters, Tensor]]  # the updates of a block
 
 # A matrix product over this many examples or neurons, or fewer, is written out: see _product.
 _FEW = 16
@@ -70,24 +71,36 @@ def sgd_step(
     return {name: value - learning_rate * gradients[name] for name, value in parameters.items()}, activations
 
 
-def sgd_loop(
-    network: SigmoidMLP, learning_rate: float, parameters: Parameters, block: Block
+def sgd_update(
+    network: SigmoidMLP, learning_rate: float, parameters: Parameters, mini_batch: Block
 ) -> tuple[Parameters, Tensor]:
+    """`sgd_step` on a mini-batch as it is stored: images `(m, 784)`, bytes, and labels `(m,)`."""
+    images, labels = mini_batch
+    dtype = next(iter(parameters.values())).dtype
+    targets = (labels[:, None] == torch.arange(network.sizes[-1], device=labels.device)).to(dtype)
+    parameters, activations = sgd_step(network, learning_rate, parameters, (images.to(dtype) / 255, targets))
+    return parameters, activations.clone()  # for scan, whose results must not be views of one another
+
+
+def sgd_loop(update: Update, parameters: Parameters, block: Block) -> tuple[Parameters, Tensor]:
     """The updates of a block, one after the other, uncompiled.
 
     Returns:
-        The new parameters, and the activations `(S, m, 10)` that the updates were computed from.
+        The new parameters, and the activations `(S, ...)` that the updates were computed from.
     """
-    return _loop(partial(_update, network, learning_rate), parameters, block)
+    activations = []
+    for mini_batch in zip(*block, strict=True):
+        parameters, outputs = update(parameters, mini_batch)
+        activations.append(outputs)
+    return parameters, torch.stack(activations)
 
 
-def compiled_sgd(network: SigmoidMLP, learning_rate: float, device: torch.device) -> Train:
-    """`sgd_loop` for this network and learning rate, compiled by its first call, for blocks of that call's shape.
+def compiled_sgd(update: Update, device: torch.device) -> Train:
+    """`sgd_loop` for this update, compiled by its first call, for blocks of that call's shape.
 
     Raises:
         Exception: here or in the first call, whatever keeps torch from compiling: no compiler, no scan in torch, ...
     """
-    update = partial(_update, network, learning_rate)
     if device.type == "cuda":
         return _CapturedBlock(update)
 
@@ -120,37 +133,18 @@ class _CapturedBlock:
 
     def _capture(self, parameters: Parameters, block: Block) -> None:
         held = {name: value.clone() for name, value in parameters.items()}
-        images, labels = (tensor.clone() for tensor in block)
-        self._inputs = (*held.values(), images, labels)
+        held_block = tuple(tensor.clone() for tensor in block)
+        self._inputs = (*held.values(), *held_block)
         # What happens only once, such as compiling, must not be captured: torch asks for a rehearsal on a side stream.
         rehearsal = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         rehearsal.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(rehearsal):
-            _loop(self._update, held, (images[:3], labels[:3]))
+            sgd_loop(self._update, held, tuple(tensor[:3] for tensor in held_block))
         torch.cuda.current_stream().wait_stream(rehearsal)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._parameters, self._activations = _loop(self._update, held, (images, labels))
+            self._parameters, self._activations = sgd_loop(self._update, held, held_block)
         self._graph = graph
-
-
-def _update(
-    network: SigmoidMLP, learning_rate: float, parameters: Parameters, mini_batch: tuple[Tensor, Tensor]
-) -> tuple[Parameters, Tensor]:
-    """`sgd_step` on a mini-batch as it is stored: images `(m, 784)`, bytes, and labels `(m,)`."""
-    images, labels = mini_batch
-    dtype = next(iter(parameters.values())).dtype
-    targets = (labels[:, None] == torch.arange(network.sizes[-1], device=labels.device)).to(dtype)
-    parameters, activations = sgd_step(network, learning_rate, parameters, (images.to(dtype) / 255, targets))
-    return parameters, activations.clone()  # for scan, whose results must not be views of one another
-
-
-def _loop(update: Update, parameters: Parameters, block: Block) -> tuple[Parameters, Tensor]:
-    activations = []
-    for mini_batch in zip(*block, strict=True):
-        parameters, outputs = update(parameters, mini_batch)
-        activations.append(outputs)
-    return parameters, torch.stack(activations)
 
 
 def _compile(function: Any, **options: Any) -> Any:
@@ -164,28 +158,32 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Any) -> Any:
     from torch._inductor.decomposition import select_decomp_table
 
     aten = torch.ops.aten
-    products: dict[Any, Any] = {aten.mm.default: _product, aten.addmm.default: _product_and_sum}
+    products: dict[Any, Any] = {
+        **dict.fromkeys((aten.mm.default, aten.bmm.default), _product),
+        **dict.fromkeys((aten.addmm.default, aten.baddbmm.default), _product_and_sum),
+    }
     table = {**select_decomp_table(), **products}
     return compile_fx(graph, inputs, config_patches=dict(_INDUCTOR), decompositions=table)
 
 
 def _product(left: Tensor, right: Tensor) -> Any:
-    """A matrix product `(m, k) (k, n)`, written out where it is small: a library made for large ones is slow there.
+    """A matrix product `(m, k) (k, n)`, or one for each network `(K, m, k) (K, k, n)`, written out where it is small.
 
-    Inductor fuses what is written out with its neighbours: the weights' gradient, a sum over k examples, with their
-    update; the weighted inputs of m examples with each other, so that the weights are read once.
+    A library made for large products is slow there. Inductor fuses what is written out with its neighbours: the
+    weights' gradient, a sum over k examples, with their update; the weighted inputs of m examples with each other, so
+    that the weights are read once.
     """
-    m, k = left.shape
-    columns = right.t()
+    m, k = left.shape[-2:]
+    columns = right.mT
     if k <= _FEW:
-        total = left[:, :1] * right[:1]
+        total = left[..., :1] * right[..., :1, :]
         for i in range(1, k):
-            total = total + left[:, i : i + 1] * right[i : i + 1]
+            total = total + left[..., i : i + 1] * right[..., i : i + 1, :]
         return total
     if m <= _FEW and k <= 64:
-        return (left[:, None] * columns).sum(2)
+        return (left[..., None, :] * columns[..., None, :, :]).sum(-1)
     if m <= _FEW:
-        return torch.stack([(row * columns).sum(1) for row in left])
+        return torch.stack([(left[..., i : i + 1, :] * columns).sum(-1) for i in range(m)], -2)
     return NotImplemented
 
 

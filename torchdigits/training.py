@@ -30,7 +30,7 @@ _PRECISIONS = {"32": "32-true", "64": "64-true", "tf32": "32-true", "bf16": "bf1
 # Of a mini-batch, from which on threads pay: measured on two cores, where 0.8 million took 1.5 times as long with two.
 _PRODUCTS_WORTH_THREADS = 10**6
 # In a run, from which on compiling pays: it takes 3 to 12 s, and an update of the eager engine 1 ms.
-_UPDATES_WORTH_COMPILING = 10_000
+UPDATES_WORTH_COMPILING = 10_000
 # Mini-batches in a compiled block: of MNIST's 5,000 in an epoch, blocks of 250 took 3 % longer, and of 2,500 13 %.
 BLOCK_SIZE = 500
 
@@ -210,7 +210,7 @@ def choose_engine(
     """
     updates = epochs * len(datamodule.train_dataloader())
     obstacle = obstacle_to_compiling(hardware)
-    if engine == "auto" and not obstacle and updates < _UPDATES_WORTH_COMPILING:
+    if engine == "auto" and not obstacle and updates < UPDATES_WORTH_COMPILING:
         return classifier, f"eager, as {updates:,} updates do not earn a compilation back"
     if engine == "eager":
         return classifier, "eager"

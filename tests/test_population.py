@@ -1,0 +1,176 @@
+import sys
+from collections.abc import Iterator
+
+import lightning as L
+import pytest
+import torch
+
+from torchdigits import DigitClassifier, DigitsDataModule, SigmoidMLP
+from torchdigits.datasets import DigitSplits
+from torchdigits.errors import OptionError
+from torchdigits.parity import relative_error
+from torchdigits.population import LOST, Member, Row, Stack, memory_for_slices, population, slices_of, train_slices
+from torchdigits.training import torch_settings
+
+CPU = torch.device("cpu")
+MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.5, 4), Member((30,), 3.0, 7)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with torch_settings(0, torch.float32):
+        yield
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def trained_by_lightning(member: Member, digits: DigitSplits, epochs: int) -> DigitClassifier:
+    """As train.py does it with the eager engine, in float64."""
+    torch.manual_seed(member.seed)
+    classifier = DigitClassifier(member.sizes, member.learning_rate)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="64-true",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(classifier, DigitsDataModule(digits, seed=member.seed))
+    return classifier
+
+
+def assert_same(network: SigmoidMLP, expected: SigmoidMLP, tolerance: float) -> None:
+    for (name, value), wanted in zip(network.named_parameters(), expected.parameters(), strict=True):
+        assert relative_error(value.detach(), wanted.detach()) < tolerance, name
+
+
+# Of 1,217 images, the last mini-batch has 7: it is trained uncompiled in any case.
+@pytest.mark.slow
+def test_networks_of_a_population_are_those_that_lightning_trains(digits: DigitSplits) -> None:
+    epochs = 3
+    expected = [trained_by_lightning(member, digits, epochs) for member in MEMBERS]
+    stack = Stack((784, 30, 10), 4, digits, CPU, torch.float64)  # one more than there are members
+    for outcome in ("uncompiled", "compiled"):
+        if outcome == "compiled":
+            assert stack.compile() == "compiled"
+        trained = stack.train(MEMBERS, epochs, ignore)
+        assert [row[:2] for row in trained.rows] == [(member, epoch) for epoch in (1, 2, 3) for member in MEMBERS]
+        for network, classifier in zip(trained.networks, expected, strict=True):
+            assert_same(network, classifier.network, 1e-11)
+
+
+def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:
+    member = Member((12,), 3.0, 0)
+    trained = Stack(member.sizes, 2, digits, CPU).train([member, Member((12,), 3.0, 1)], 2, ignore)
+    for row, network in zip(trained.rows[-2:], trained.networks, strict=True):
+        counts = {}
+        for name, (images, labels) in digits._asdict().items():
+            right = network(images.float() / 255).argmax(1) == labels
+            counts[name] = int(right.sum())
+            if name == "test":
+                recall = [float(right[labels == digit].float().mean()) for digit in range(10)]
+        assert (row.validation_correct, row.test_correct) == (counts["validation"], counts["test"])
+        assert row.lost_digits == " ".join(str(digit) for digit in range(10) if recall[digit] < LOST)
+    assert any(row.lost_digits for row in trained.rows)
+    assert trained.best is not None
+    assert trained.best_network is not None
+    assert trained.best.validation_correct == max(row.validation_correct or 0 for row in trained.rows)
+    images, labels = digits.validation
+    right = trained.best_network(images.float() / 255).argmax(1) == labels
+    assert int(right.sum()) == trained.best.validation_correct
+
+
+def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) -> None:
+    # Sigmoid neurons saturate, and learn no more: only a rate that is no float32 itself makes their weights overflow.
+    sound, wild = Member((30,), 3.0, 0), Member((30,), 1e39, 0)
+    stack = Stack(sound.sizes, 2, digits, CPU)
+    alone, together = stack.train([sound], 2, ignore), stack.train([wild, sound], 2, ignore)
+    assert [row for row in together.rows if row.member == sound] == alone.rows
+    assert [row for row in together.rows if row.member == wild] == [
+        Row(wild, epoch, None, None, "") for epoch in (1, 2)
+    ]
+    assert together.best == alone.best
+    assert stack.train([wild], 1, ignore).best is None
+
+
+def test_slices_are_trained_side_by_side(digits: DigitSplits) -> None:
+    members = population([(4,), (3, 5)], [1.0, 3.0], range(5))
+    slices = slices_of(members, CPU, memory_for_slices(CPU))
+    passed: list[float] = []
+    results = {tuple(trained.rows) for trained in train_slices(slices, digits, 2, CPU, False, ignore, passed.append)}
+    assert sum(passed) == pytest.approx(2 * len(members))
+    expected = {tuple(Stack(part[0].sizes, 5, digits, CPU).train(part, 2, ignore).rows) for part in slices}
+    assert results == expected
+
+
+def test_what_stops_one_slice_stops_them_all(digits: DigitSplits) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(_: float) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        list(train_slices([[member] for member in MEMBERS], digits, 10**6, CPU, False, ignore, stop))
+
+
+def test_without_a_compiler_a_population_is_trained_all_the_same(
+    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops", None)
+    said: list[str] = []
+    (trained,) = train_slices(
+        [MEMBERS[:1]], digits, 1, CPU, True, lambda outcome, _: said.append(outcome), lambda _: None
+    )
+    assert len(trained.rows) == 1
+    assert len(said) == 1
+    assert said[0].startswith("not compiled, as torch could not: ModuleNotFoundError")
+
+
+def test_slices_are_alike_and_fit_memory() -> None:
+    members = population([(30,), (2000,)], [1.0, 3.0], range(10))
+    assert len(set(members)) == len(members) == 40
+    slices = slices_of(members, CPU, 2**30)
+    assert [member for part in slices for member in part] == members
+    assert [len(part) for part in slices] == [7, 7, 6, 7, 7, 6]
+    assert all(len({member.hidden for member in part}) == 1 for part in slices)
+    # 2,000 hidden neurons have 1.6 million parameters, 6.4 MB: little memory holds few networks, but one always.
+    for memory, most in ((2**30, 8), (10**8, 3), (10**6, 1)):
+        assert max(len(part) for part in slices_of(members[20:], CPU, memory)) <= most
+
+
+@pytest.mark.parametrize(
+    ("hidden", "rates", "seeds", "words"),
+    [
+        ([], [3.0], [0], "hidden layers: name one"),
+        ([(30,)], [], [0], "learning rate: name one"),
+        ([(30,)], [3.0], [], "seed: name one"),
+        ([(30,)], [3.0, 1.0, 3.0], [0], r"learning rate 3\.0: it is named twice"),
+        ([(30,)], [0.0], [0], "learning rate"),
+        ([(30, 0)], [3.0], [0], "hidden layers 30-0"),
+        ([(30,)], [3.0], [-1], "seed -1"),
+    ],
+)
+def test_what_makes_no_population_is_refused(
+    hidden: list[tuple[int, ...]], rates: list[float], seeds: list[int], words: str
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        population(hidden, rates, seeds)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_trains_the_same_networks(compiled: bool, digits: DigitSplits) -> None:
+    expected = Stack((784, 30, 10), 3, digits, CPU, torch.float64).train(MEMBERS, 3, ignore)
+    stack = Stack((784, 30, 10), 3, digits, torch.device("cuda"), torch.float64)
+    if compiled:
+        assert stack.compile() == "compiled"
+    for _ in range(2):
+        trained = stack.train(MEMBERS, 3, ignore)
+        assert trained.rows == expected.rows
+        for network, wanted in zip(trained.networks, expected.networks, strict=True):
+            assert_same(network, wanted, 1e-11)

@@ -1,0 +1,123 @@
+"""Slices of a population on a Ray cluster, with Ray's own scheduling, retries and object store."""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import ray
+import torch
+
+from torchdigits.datasets import DigitSplits
+from torchdigits.errors import OptionError
+from torchdigits.population import Member, Stack, Trained, memory_for_slices
+from torchdigits.training import quiet, root_cause, torch_settings
+
+_RETRIES = 3  # of a slice, after its process or machine has died
+_SECONDS = 5  # to wait for an answer: Ray itself would wait for minutes, and then end the process
+
+
+@contextmanager
+def connected(address: str) -> Iterator[str]:
+    """Be connected to the cluster, and know in words what it is.
+
+    Args:
+        address: HOST:PORT of its head, or auto for the one that this machine is part of.
+
+    Raises:
+        OptionError: there is none.
+    """
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    # Ray documents a ConnectionError; seen besides: RuntimeError of another version of Ray or of Python there.
+    except Exception as error:
+        raise OptionError(f"--cluster {address}: no Ray cluster could be joined there: {root_cause(error)}") from error
+    try:
+        yield f"Ray cluster of {_count('CPU')} CPUs and {_count('GPU')} GPUs"
+    finally:
+        ray.shutdown()
+
+
+def choose_device(accelerator: str) -> tuple[torch.device, int]:
+    """Where the cluster is to train, and the bytes of memory that a slice may take there.
+
+    Raises:
+        OptionError: it has no such processor.
+    """
+    kind = "GPU" if accelerator == "gpu" or (accelerator == "auto" and _count("GPU")) else "CPU"
+    if not _count(kind):
+        raise OptionError(f"--accelerator {accelerator}: the cluster has no {kind}")
+    device = torch.device("cuda" if kind == "GPU" else "cpu")
+    memory: int = ray.get(_on(device)(memory_for_slices).remote(device))
+    return device, memory
+
+
+def train_slices(
+    slices: Sequence[Sequence[Member]],
+    splits: DigitSplits,
+    epochs: int,
+    device: torch.device,
+    compiled: bool,
+    compiling: Callable[[str, float], None],
+    advance: Callable[[float], None],
+) -> Iterator[Trained]:
+    """As `population.train_slices`, but a task of the cluster each, on one CPU or one GPU.
+
+    Raises:
+        OptionError: the cluster was lost, or a slice's process died again and again.
+    """
+    shared, task = ray.put(splits), _on(device)(_train)
+    tasks = []
+    for hidden in dict.fromkeys(members[0].hidden for members in slices):
+        alike = [list(members) for members in slices if members[0].hidden == hidden]
+        count = max(map(len, alike))
+        # In a list, the dataset stays a reference: a process fetches it once, not for each slice.
+        tasks += [task.remote([shared], count, members, epochs, device, compiled) for members in alike]
+    engines = set()
+    try:
+        while tasks:
+            (done,), tasks = ray.wait(tasks)
+            engine, trained = ray.get(done)
+            if engine and engine not in engines:
+                engines.add(engine)
+                compiling(engine, 0)
+            advance(len(trained.rows))
+            yield trained
+    except ray.exceptions.RayTaskError:  # a bug in what a task does
+        raise
+    except ray.exceptions.RayError as error:
+        reason = root_cause(error)
+        raise OptionError(f"--cluster: it is lost, or it lost a slice {_RETRIES + 1} times: {reason}") from error
+
+
+def _count(kind: str) -> int:
+    """Processors of the cluster."""
+    return int(ray.cluster_resources().get(kind, 0))  # type: ignore[no-untyped-call]
+
+
+def _on(device: torch.device) -> Any:
+    """What makes a function a task of the cluster."""
+    gpus = int(device.type == "cuda")
+    return ray.remote(max_retries=_RETRIES, num_cpus=1 - gpus, num_gpus=gpus)
+
+
+def _train(
+    shared: list[Any], count: int, members: list[Member], epochs: int, device: torch.device, compiled: bool
+) -> tuple[str, Trained]:
+    """A slice, in a process of the cluster; and whether its updates are compiled."""
+    with quiet(), torch_settings(0, torch.float32):
+        engine, stack = _stack(shared[0], members[0].sizes, count, device, compiled)
+        return engine, stack.train(members, epochs, lambda _: None)
+
+
+@lru_cache(maxsize=1)
+def _stack(shared: Any, sizes: tuple[int, ...], count: int, device: torch.device, compiled: bool) -> tuple[str, Stack]:
+    """A process of the cluster trains many slices, and compiles for the first."""
+    stack = Stack(sizes, count, ray.get(shared), device)
+    engine = stack.compile() if compiled else ""
+    return engine, stack

@@ -1,0 +1,328 @@
+"""Many networks trained at once: their parameters stacked along a first axis, `sgd_step` mapped over it.
+
+Every network draws its first weights and its epochs' orders from its own seed, as `train.py` has it: so a network of a
+population is the network that `train.py` trains, and networks of different seeds are independent draws of a whole run,
+whose spread is that of the result. Networks of one seed and different learning rates begin with the same weights and
+take the same mini-batches: between them, chance cancels in part.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from copy import deepcopy
+from functools import partial
+from itertools import groupby, pairwise, product
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from torchdigits.datasets import DigitSplits, blocks_of, check_seed, epoch_order
+from torchdigits.errors import OptionError
+from torchdigits.network import SigmoidMLP
+from torchdigits.sgd import Block, Parameters, Train, compiled_sgd, sgd_loop, sgd_step
+from torchdigits.training import root_cause, torch_settings
+
+BLOCK_SIZE = 500  # mini-batches in a compiled block
+LOST = 0.5  # recall under which a digit counts as lost
+# Networks of the default size trained as one on a CPU core: their weights and mini-batches stay in its second cache.
+_SLICE_ON_CPU = 8
+_IMAGES_AT_ONCE = 1_000  # measured
+_RATES = "learning_rates"  # beside the stacked parameters
+_generator = threading.Lock()  # torch's, from which first weights are drawn, is one for all threads
+
+
+class Member(NamedTuple):
+    """A network of a population: neurons in each hidden layer, learning rate, and seed."""
+
+    hidden: tuple[int, ...]
+    learning_rate: float
+    seed: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (784, *self.hidden, 10)
+
+
+class Row(NamedTuple):
+    """What a network had reached after an epoch, counted from 1.
+
+    Attributes:
+        validation_correct, test_correct: images recognised; None once a weight is no finite number any more.
+        lost_digits: those of which under half of the test images are recognised, as in "3 8".
+    """
+
+    member: Member
+    epoch: int
+    validation_correct: int | None
+    test_correct: int | None
+    lost_digits: str
+
+
+class Trained(NamedTuple):
+    """What became of a slice.
+
+    Attributes:
+        rows: one for each epoch and network.
+        networks: after the last epoch, in the order of the members.
+        best: the row of the most validation images, the first of several; None if all networks diverged at once.
+        best_network: that network as it was then.
+    """
+
+    rows: list[Row]
+    networks: list[SigmoidMLP]
+    best: Row | None
+    best_network: SigmoidMLP | None
+
+
+def population(
+    hidden: Sequence[tuple[int, ...]], learning_rates: Sequence[float], seeds: Sequence[int]
+) -> list[Member]:
+    """The product of all, those of the same layers and seed side by side.
+
+    Raises:
+        OptionError: nothing to take the product of, something twice, or what is no seed or learning rate.
+    """
+    in_words = ["-".join(map(str, layers)) for layers in hidden]
+    for what, values in (("hidden layers", in_words), ("learning rate", learning_rates), ("seed", seeds)):
+        if not values:
+            raise OptionError(f"{what}: name one or more")
+        if repeated := [value for value, times in Counter(values).items() if times > 1]:
+            raise OptionError(f"{what} {repeated[0]}: it is named twice")
+    for words, layers in zip(in_words, hidden, strict=True):
+        if min(layers, default=1) < 1:
+            raise OptionError(f"hidden layers {words}: a layer needs 1 neuron or more")
+    for rate in learning_rates:
+        if not 0 < rate < inf:
+            raise OptionError(f"learning rate {rate}: it must be a positive number")
+    for seed in seeds:
+        check_seed(seed)
+    return [Member(layers, rate, seed) for layers, seed, rate in product(hidden, seeds, learning_rates)]
+
+
+def memory_for_slices(device: torch.device) -> int:
+    """Bytes that a slice may take there: half of what a GPU has left; little on a CPU, which trains several at once."""
+    return int(torch.cuda.mem_get_info(device)[0]) // 2 if device.type == "cuda" else 2**30
+
+
+def slices_of(members: Sequence[Member], device: torch.device, memory: int, batch_size: int = 10) -> list[list[Member]]:
+    """Cut a population into slices that are trained as one: of the same layers, of equal size, and that fit memory.
+
+    How many of them are trained at a time does not matter for it: so a population has the same slices, and the same
+    results, on any number of threads or machines of the same kind.
+    """
+    slices = []
+    for hidden in dict.fromkeys(member.hidden for member in members):
+        alike = [member for member in members if member.hidden == hidden]
+        parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(alike[0].sizes))
+        # Old and new parameters, gradients and a copy; a mini-batch, and what is measured at once.
+        values = 4 * parameters + 2 * 784 * batch_size + 2 * _IMAGES_AT_ONCE * (sum(hidden) + 10)
+        most = max(memory // (4 * values), 1)
+        count = -(-len(alike) // (most if device.type == "cuda" else min(most, _SLICE_ON_CPU)))
+        size = -(-len(alike) // count)
+        slices += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return slices
+
+
+def train_slices(
+    slices: Sequence[Sequence[Member]],
+    splits: DigitSplits,
+    epochs: int,
+    device: torch.device,
+    compiled: bool,
+    compiling: Callable[[str, float], None],
+    advance: Callable[[float], None],
+) -> Iterator[Trained]:
+    """Train slices on this machine, on a CPU as many at a time as torch has threads; each as soon as it is done.
+
+    Args:
+        slices: of `slices_of`, or some of them.
+        splits: the dataset.
+        epochs: passes over the training images.
+        device: where to train.
+        compiled: whether to compile the updates, if torch can.
+        compiling: is told whether it could, and why not, and the seconds it took.
+        advance: is told of progress, in networks times epochs; several threads call it.
+    """
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    stop = threading.Event()
+
+    def train(stack: Stack, members: Sequence[Member]) -> Trained:
+        before = 0.0
+
+        def after_block(passed: float) -> None:
+            nonlocal before
+            if stop.is_set():
+                raise InterruptedError
+            advance((passed - before) * len(members))
+            before = passed
+
+        return stack.train(members, epochs, after_block)
+
+    with torch_settings(0, torch.float32):  # one thread of torch's in each of ours
+        for hidden, group in groupby(slices, key=lambda members: members[0].hidden):
+            alike = list(group)
+            stack = Stack((784, *hidden, 10), max(map(len, alike)), splits, device)
+            if compiled:
+                start = time.perf_counter()
+                compiling(stack.compile(), time.perf_counter() - start)
+            with ThreadPoolExecutor(workers) as pool:
+                futures = [pool.submit(train, stack, members) for members in alike]
+                try:
+                    for future in as_completed(futures):
+                        yield future.result()
+                finally:
+                    stop.set()
+                    pool.shutdown(cancel_futures=True)
+            stop.clear()
+
+
+class Stack:
+    """Trains slices of up to `count` networks of the same layers on one device; several threads may do so at once.
+
+    Args:
+        sizes: neurons in each layer, the inputs first.
+        count: K, networks in a slice. A slice of fewer is filled up with copies, which are dropped again.
+        splits: the dataset; it is kept as floats.
+        device: where to train.
+        dtype: of all parameters.
+        batch_size: images in a mini-batch.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        count: int,
+        splits: DigitSplits,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 10,
+    ) -> None:
+        self.sizes, self.count, self.batch_size = tuple(sizes), count, batch_size
+        # Floats, although bytes are read faster: Inductor's conversion takes twice as long as the reading.
+        images, labels = splits.training.images.to(device, dtype) / 255, splits.training.labels.to(device)
+        self._held_out = [(part.images.to(device), part.labels.to(device)) for part in (splits.validation, splits.test)]
+        self._device, self._dtype, self._examples = device, dtype, len(labels)
+        self._network = _first_network(self.sizes, 0).to(device, dtype)
+        self._training = images, labels
+        self._compiled: tuple[torch.Size, Train] | None = None
+
+    @torch.no_grad()
+    def compile(self) -> str:
+        """Compile the updates, if torch can here; whether it could, and why not."""
+        members = [Member(self.sizes[1:-1], 1.0, 0)] * self.count  # a copy, trained for a block and thrown away
+        block = next(iter(self._blocks(members, 0)))
+        try:
+            train = compiled_sgd(partial(_update_each, self._network, *self._training), self._device)
+            train(self._first_parameters(members), (block,))
+        except Exception as error:  # whatever it is, the networks can be trained without
+            return f"not compiled, as torch could not: {root_cause(error)}"
+        self._compiled = block.shape, train
+        return "compiled"
+
+    @torch.no_grad()
+    def train(self, members: Sequence[Member], epochs: int, after_block: Callable[[float], None]) -> Trained:
+        """Train a slice.
+
+        Args:
+            members: 1 to `count`, all of this stack's layers.
+            epochs: passes over the training images.
+            after_block: is told how many epochs have been passed, in parts too; may raise, to stop.
+        """
+        filled = [*members, *[members[0]] * (self.count - len(members))]
+        parameters = self._first_parameters(filled)
+        # Of its own, for functional_call changes its network for a moment, and other threads may be about it too.
+        network = deepcopy(self._network)
+        update = partial(_update_each, network, *self._training)
+        rows: list[Row] = []
+        most, best, best_network = -1, None, None
+        for epoch in range(epochs):
+            passed = 0
+            for block in self._blocks(filled, epoch):
+                if self._compiled is not None and block.shape == self._compiled[0]:
+                    parameters, _ = self._compiled[1](parameters, (block,))
+                else:
+                    parameters, _ = sgd_loop(update, parameters, (block,))
+                passed += block.shape[0] * block.shape[2]
+                after_block(epoch + passed / self._examples)
+            measured = self._measure(network, members, epoch + 1, parameters)
+            rows += measured
+            for place, row in enumerate(measured):
+                if row.validation_correct is not None and row.validation_correct > most:
+                    most, best, best_network = row.validation_correct, row, self._network_of(parameters, place)
+        return Trained(rows, [self._network_of(parameters, place) for place in range(len(members))], best, best_network)
+
+    def _network_of(self, parameters: Parameters, place: int) -> SigmoidMLP:
+        """A copy of one of the networks, on the CPU."""
+        with torch.device("meta"):
+            network = SigmoidMLP(self.sizes)
+        state = {name: value[place].to("cpu", copy=True) for name, value in _weights(parameters).items()}
+        network.load_state_dict(state, assign=True)
+        return network
+
+    def _first_parameters(self, members: Sequence[Member]) -> Parameters:
+        """The stacked parameters `(K, ...)`, and with them the learning rates `(K,)`, which no update changes."""
+        networks = [dict(_first_network(self.sizes, member.seed).named_parameters()) for member in members]
+        stacked = {name: torch.stack([network[name].detach() for network in networks]) for name in networks[0]}
+        stacked[_RATES] = torch.tensor([member.learning_rate for member in members], dtype=torch.float64)
+        return {name: value.to(self._device, self._dtype) for name, value in stacked.items()}
+
+    def _blocks(self, members: Sequence[Member], epoch: int) -> list[Tensor]:
+        """The places of an epoch's examples, in blocks `(S, K, m)`."""
+        orders = {seed: epoch_order(self._examples, seed, epoch) for seed in {member.seed for member in members}}
+        order = torch.stack([orders[member.seed] for member in members], 1).to(self._device)
+        blocks = blocks_of(order, self.batch_size, BLOCK_SIZE)
+        return [block.movedim(2, 1).contiguous() for block in blocks]
+
+    def _measure(self, network: SigmoidMLP, members: Sequence[Member], epoch: int, parameters: Parameters) -> list[Row]:
+        flags = [value.reshape(self.count, -1).isfinite().all(1) for value in parameters.values()]
+        finite = torch.stack(flags).all(0).tolist()
+        validation, test = (self._recognised(network, parameters, *part) for part in self._held_out)
+        totals = torch.bincount(self._held_out[1][1].cpu(), minlength=self.sizes[-1])
+        rows = []
+        for place, member in enumerate(members):
+            if finite[place]:
+                lost = (test[place] < LOST * totals).nonzero()[:, 0].tolist()
+                correct = int(validation[place].sum()), int(test[place].sum())
+                rows.append(Row(member, epoch, *correct, " ".join(map(str, lost))))
+            else:
+                rows.append(Row(member, epoch, None, None, ""))
+        return rows
+
+    def _recognised(self, network: SigmoidMLP, parameters: Parameters, images: Tensor, labels: Tensor) -> Tensor:
+        """Images of each digit that each network recognises, `(K, 10)`."""
+        counts = torch.zeros(self.count, self.sizes[-1], dtype=torch.int64)
+        answer = vmap(partial(functional_call, network), in_dims=(0, None))
+        for part, truth in zip(*(torch.split(part, _IMAGES_AT_ONCE) for part in (images, labels)), strict=True):
+            right = answer(_weights(parameters), (part.to(self._dtype) / 255,)).argmax(2) == truth
+            digits = truth == torch.arange(self.sizes[-1], device=truth.device)[:, None]
+            counts += (right[:, None] & digits).sum(2).cpu()
+        return counts
+
+
+def _first_network(sizes: tuple[int, ...], seed: int) -> SigmoidMLP:
+    """As `train.py` draws it."""
+    with _generator, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SigmoidMLP(sizes)
+
+
+def _update_each(
+    network: SigmoidMLP, images: Tensor, labels: Tensor, parameters: Parameters, mini_batch: Block
+) -> tuple[Parameters, Tensor]:
+    """`sgd_step` of each of K networks on its own mini-batch, given as the places `(K, m)` of its examples."""
+    (chosen,) = mini_batch
+    targets = (labels[chosen][..., None] == torch.arange(network.sizes[-1], device=labels.device)).to(images.dtype)
+    step = vmap(partial(sgd_step, network))
+    updated, activations = step(parameters[_RATES], _weights(parameters), (images[chosen], targets))
+    # For scan, whose results must not be views of one another, nor of what it was given.
+    return updated | {_RATES: parameters[_RATES].clone()}, activations.clone()
+
+
+def _weights(parameters: Parameters) -> Parameters:
+    """Without the learning rates."""
+    return {name: value for name, value in parameters.items() if name != _RATES}
