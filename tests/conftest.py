@@ -1,5 +1,6 @@
 import os
 import runpy
+import shutil
 import sys
 import threading
 import warnings
@@ -10,13 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
+from torchdigits import sgd
 from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 ROOT = Path(__file__).parent.parent
+# One thread: the tests' matrices are small, and several threads are slower on them, many times so on a busy machine.
+torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")
+# Compiling C++ is mostly reading torch's headers. Here, where much is compiled, it pays to prepare them, for which
+# torch wants openssl; test_training.py compiles as for a user.
+sgd._INDUCTOR["cpp_cache_precompile_headers"] = shutil.which("openssl") is not None
 os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
 
 

@@ -1,26 +1,35 @@
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT, Outcome, assert_one_line_error
+from conftest import Outcome, assert_one_line_error
 
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The cores that the process was pinned to, which here it is not; its environment is given back."""
+    asked: list[list[int]] = []
+    if hasattr(os, "sched_setaffinity"):  # as on Linux
+        monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: asked.append(cores))
+    for variable in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM"):
+        monkeypatch.setenv(f"{variable}_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    return asked
+
+
 @pytest.mark.slow
-def test_it_times_what_was_chosen_and_proves_that_it_trained(tmp_path: Path) -> None:
-    # In a process of its own, since it pins the process to a core.
+def test_it_times_what_was_chosen_and_proves_that_it_trained(
+    run_script: Run, tmp_path: Path, pinned: list[list[int]]
+) -> None:
     options = "--dataset digits --epochs 3 --only numpy-example numpy pytorch lightning eager compiled compiled-loop"
-    options += f" --json {tmp_path / 'b.json'} --figure {tmp_path / 'b.png'}"
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *options.split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_script("benchmark.py", *options.split(), "--json", tmp_path / "b.json", "--figure", tmp_path / "b.png")
+    assert (done.status, done.err) == (0, "")
+    assert [len(cores) for cores in pinned] == [1] * hasattr(os, "sched_setaffinity")
     record = json.loads((tmp_path / "b.json").read_text())
     assert record["options"] == {"epochs": 3, "threads": 1, "dataset": "digits", "accelerator": "cpu"}
     rows = {row["name"]: row for row in record["rows"]}
@@ -28,8 +37,8 @@ def test_it_times_what_was_chosen_and_proves_that_it_trained(tmp_path: Path) -> 
     for row in rows.values():
         assert len(row["epoch_seconds"]) == 3
         assert row["median"] == sorted(row["epoch_seconds"])[1] > 0
-        assert row["what"] in done.stdout
-        assert f"{row['test']['correct']} / 290" in done.stdout
+        assert row["what"] in done.out
+        assert f"{row['test']['correct']} / 290" in done.out
     # After four epochs from the same weights; all but Lightning's example, which shuffles by itself, in the same order.
     correct = {name: row["test"]["correct"] for name, row in rows.items()}
     assert min(correct.values()) > 200
@@ -64,14 +73,8 @@ def test_bad_options_are_one_line(
     assert Path("kept.json").read_text() == "precious"
 
 
-def test_a_contender_that_cannot_run_is_one_line(
-    run_script: Run, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: None, raising=False)
-    for variable in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM"):
-        monkeypatch.setenv(f"{variable}_NUM_THREADS", "1")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+@pytest.mark.usefixtures("pinned")
+def test_a_contender_that_cannot_run_is_one_line(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
     outcome = run_script("benchmark.py", "--dataset", "digits", "--only", "jax")
     assert outcome.status == 2

@@ -10,16 +10,17 @@ from torchdigits.datasets import DigitSplits
 from torchdigits.errors import OptionError
 from torchdigits.parity import relative_error
 from torchdigits.population import LOST, Member, Row, Stack, memory_for_slices, population, slices_of, train_slices
-from torchdigits.training import torch_settings
 
 CPU = torch.device("cpu")
 MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.5, 4), Member((30,), 3.0, 7)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_settings(0, torch.float32):
-        yield
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def ignore(*_: object) -> None:
@@ -97,6 +98,7 @@ def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) ->
     assert stack.train([wild], 1, ignore).best is None
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_slices_are_trained_side_by_side(digits: DigitSplits) -> None:
     members = population([(4,), (3, 5)], [1.0, 3.0], range(5))
     slices = slices_of(members, CPU, memory_for_slices(CPU))
@@ -107,6 +109,7 @@ def test_slices_are_trained_side_by_side(digits: DigitSplits) -> None:
     assert results == expected
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_what_stops_one_slice_stops_them_all(digits: DigitSplits) -> None:
     class StopError(Exception):
         pass
