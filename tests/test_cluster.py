@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -56,17 +57,22 @@ def test_a_cluster_trains_the_same_networks(run_script: Run, address: str, tmp_p
         for name in ("sweep.csv", "best.ckpt"):
             assert (tmp_path / place / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), place
     tables = {
-        place: outcome.out[outcome.out.index("Test images") : outcome.out.index("└")]
+        place: outcome.out[outcome.out.index("784-12-10, epoch 8:") : outcome.out.index("└")]
         for place, outcome in outcomes.items()
     }
     assert len(set(tables.values())) == 1
 
 
-def test_no_cluster_is_one_line(run_script: Run, tmp_path: Path) -> None:
-    for address, reason in (("127.0.0.1:9", "refused"), ("nowhere", "ValueError")):
+@pytest.mark.slow
+def test_no_cluster_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchdigits.cluster._SECONDS", 2)
+    silent = socket.create_server(("127.0.0.1", 0))
+    refused, silence = "127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"
+    for address, reason in ((refused, "refused"), ("nowhere", "ValueError"), (silence, "it does not answer")):
         outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "sweep", "--cluster", address)
         assert_one_line_error(outcome, f"--cluster {address}", reason)
         assert not (tmp_path / "sweep").exists()
+    silent.close()
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_networks_of_a_population_are_those_that_lightning_trains(digits: DigitS
     for outcome in ("uncompiled", "compiled"):
         if outcome == "compiled":
             assert stack.compile() == "compiled"
-        trained = stack.train(MEMBERS, epochs, ignore)
+        trained = stack.train(MEMBERS, epochs)
         assert [row[:2] for row in trained.rows] == [(member, epoch) for epoch in (1, 2, 3) for member in MEMBERS]
         for network, classifier in zip(trained.networks, expected, strict=True):
             assert_same(network, classifier.network, 1e-11)
@@ -66,7 +66,7 @@ def test_networks_of_a_population_are_those_that_lightning_trains(digits: DigitS
 
 def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:
     member = Member((12,), 3.0, 0)
-    trained = Stack(member.sizes, 2, digits, CPU).train([member, Member((12,), 3.0, 1)], 2, ignore)
+    trained = Stack(member.sizes, 2, digits, CPU).train([member, Member((12,), 3.0, 1)], 2)
     for row, network in zip(trained.rows[-2:], trained.networks, strict=True):
         counts = {}
         for name, (images, labels) in digits._asdict().items():
@@ -89,13 +89,13 @@ def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) ->
     # Sigmoid neurons saturate, and learn no more: only a rate that is no float32 itself makes their weights overflow.
     sound, wild = Member((30,), 3.0, 0), Member((30,), 1e39, 0)
     stack = Stack(sound.sizes, 2, digits, CPU)
-    alone, together = stack.train([sound], 2, ignore), stack.train([wild, sound], 2, ignore)
+    alone, together = stack.train([sound], 2), stack.train([wild, sound], 2)
     assert [row for row in together.rows if row.member == sound] == alone.rows
     assert [row for row in together.rows if row.member == wild] == [
         Row(wild, epoch, None, None, "") for epoch in (1, 2)
     ]
     assert together.best == alone.best
-    assert stack.train([wild], 1, ignore).best is None
+    assert stack.train([wild], 1).best is None
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -105,7 +105,7 @@ def test_slices_are_trained_side_by_side(digits: DigitSplits) -> None:
     passed: list[float] = []
     results = {tuple(trained.rows) for trained in train_slices(slices, digits, 2, CPU, False, ignore, passed.append)}
     assert sum(passed) == pytest.approx(2 * len(members))
-    expected = {tuple(Stack(part[0].sizes, 5, digits, CPU).train(part, 2, ignore).rows) for part in slices}
+    expected = {tuple(Stack(part[0].sizes, 5, digits, CPU).train(part, 2).rows) for part in slices}
     assert results == expected
 
 
@@ -125,6 +125,7 @@ def test_without_a_compiler_a_population_is_trained_all_the_same(
     digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch._higher_order_ops", None)
+    monkeypatch.setattr("torchdigits.population.UPDATES_WORTH_COMPILING", 1)
     said: list[str] = []
     (trained,) = train_slices(
         [MEMBERS[:1]], digits, 1, CPU, True, lambda outcome, _: said.append(outcome), lambda _: None
@@ -168,12 +169,12 @@ def test_what_makes_no_population_is_refused(
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gpu_trains_the_same_networks(compiled: bool, digits: DigitSplits) -> None:
-    expected = Stack((784, 30, 10), 3, digits, CPU, torch.float64).train(MEMBERS, 3, ignore)
+    expected = Stack((784, 30, 10), 3, digits, CPU, torch.float64).train(MEMBERS, 3)
     stack = Stack((784, 30, 10), 3, digits, torch.device("cuda"), torch.float64)
     if compiled:
         assert stack.compile() == "compiled"
     for _ in range(2):
-        trained = stack.train(MEMBERS, 3, ignore)
+        trained = stack.train(MEMBERS, 3)
         assert trained.rows == expected.rows
         for network, wanted in zip(trained.networks, expected.networks, strict=True):
             assert_same(network, wanted, 1e-11)

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ OPTIONS = ("--dataset", "digits", "--seeds", 3, "--learning-rates", 1, 3, "--epo
 
 @pytest.fixture
 def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(population, "_SLICE_ON_CPU", 2)
+    monkeypatch.setitem(population._SLICE, "cpu", 2)
 
 
 @contextmanager
@@ -96,10 +97,38 @@ def test_an_interrupted_sweep_goes_on(run_script: Run, tmp_path: Path) -> None:
     for name in ("sweep.csv", "best.ckpt", "accuracy.png", "final.png"):
         assert (halved / name).read_bytes() == (whole / name).read_bytes(), name
     assert {path.name for path in halved.iterdir()} == {path.name for path in whole.iterdir()}
+    record = json.loads((halved / "sweep.json").read_text())
+    assert [part["networks"] for part in record["parts"]] == [4]  # an interrupted process leaves no part
     # Once more, there is nothing to train, and the result is told again.
     before = (halved / "sweep.csv").read_bytes()
     assert "Best: " in run_script("sweep.py", *OPTIONS, "--output", halved, "--resume").out
     assert (halved / "sweep.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("slices_of_two")
+@pytest.mark.parametrize("killed_at", ["sweep.csv", "best.ckpt"])
+def test_a_sweep_killed_between_two_files_goes_on(
+    run_script: Run, tmp_path: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is as SIGKILL leaves it when a slice's rows, or then its best network, are about to get their name."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    replace = Path.replace
+
+    def replace_after_copy(self: Path, target: Path) -> Path:
+        if target.name == killed_at and not killed.exists():
+            shutil.copytree(whole, killed)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_after_copy)
+        run_script("sweep.py", *OPTIONS, "--output", whole)
+    left = {path.name for path in killed.iterdir()}
+    assert sum(name.startswith(".best-") for name in left) == 1
+    assert ("sweep.csv" in left) == (killed_at == "best.ckpt")
+    assert run_script("sweep.py", *OPTIONS, "--output", killed, "--resume").status == 0
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    for name in ("sweep.csv", "best.ckpt"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -115,7 +144,9 @@ def test_ctrl_c_ends_a_sweep_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (130, "error: interrupted\n")
-    assert "--resume" in out
+    # Nothing was finished: the same command can be given again.
+    assert "--resume" not in out
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -130,6 +161,7 @@ def test_ctrl_c_ends_a_sweep_at_once(tmp_path: Path) -> None:
         (("--hidden", "30-0"), ("30-0",)),
         (("--hidden", 30, 30), ("30", "twice")),
         (("--resume",), ("no sweep",)),
+        (("--hidden", 10**10), ("more neurons than memory holds",)),
     ],
 )
 def test_bad_options_are_one_line(
@@ -137,7 +169,7 @@ def test_bad_options_are_one_line(
 ) -> None:
     outcome = run_script("sweep.py", "--dataset", "digits", "--output", tmp_path / "sweep", *options)
     assert_one_line_error(outcome, *words)
-    assert not (tmp_path / "sweep").exists()
+    assert not any(tmp_path.glob("sweep/*"))
 
 
 def test_what_is_there_is_not_overwritten(run_script: Run, tmp_path: Path) -> None:
@@ -147,6 +179,8 @@ def test_what_is_there_is_not_overwritten(run_script: Run, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
     outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "letter.txt")
     assert_one_line_error(outcome, "no folder can be made")
+    if Path("/proc").is_dir():
+        assert_one_line_error(run_script("sweep.py", *OPTIONS, "--output", "/proc", "--resume"), "cannot be written")
 
 
 @pytest.mark.usefixtures("slices_of_two")
@@ -188,11 +222,7 @@ def test_a_diverged_network_is_told_of(run_script: Run, tmp_path: Path) -> None:
     options = ("--dataset", "digits", "--seeds", 2, "--epochs", 1, "--hidden", "4-3", "--learning-rates", 3, 1e39)
     outcome = run_script("sweep.py", *options, "--output", tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
-    lines = {
-        line.split("│")[2].strip(): line.split("│")
-        for line in outcome.out.splitlines()
-        if "4-3" in line and "│" in line
-    }
-    assert [cell.strip() for cell in lines["1e+39"][4:-1]] == ["0", *[""] * 7, "0", "2"]
-    assert lines["3"][-2].strip() == "0"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines() if "│" in line]
+    assert [cells[0][0], cells[0][-1]] == ["learning rate 3", "0"]
+    assert cells[1] == ["learning rate 1e+39", "0", *[""] * 7, "0", "2"]
     assert {row["test_correct"] == "" for row in rows_of(tmp_path) if row["learning_rate"] == "1e+39"} == {True}

@@ -2,6 +2,8 @@
 
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,11 +14,11 @@ import torch
 
 from torchdigits.datasets import DigitSplits
 from torchdigits.errors import OptionError
-from torchdigits.population import Member, Stack, Trained, memory_for_slices
+from torchdigits.population import NOT_WORTH_COMPILING, Member, Stack, Trained, memory_for_slices, worth_compiling
 from torchdigits.training import quiet, root_cause, torch_settings
 
 _RETRIES = 3  # of a slice, after its process or machine has died
-_SECONDS = 5  # to wait for an answer: Ray itself would wait for minutes, and then end the process
+_SECONDS = 15  # to wait for an answer: Ray itself would wait for minutes, and then end the process
 
 
 @contextmanager
@@ -30,13 +32,17 @@ def connected(address: str) -> Iterator[str]:
         OptionError: there is none.
     """
     try:
+        check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
         if address != "auto":
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _SECONDS).close()
+            check += ["--address", address]
+        subprocess.run(check, capture_output=True, check=True, timeout=_SECONDS)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     # Ray documents a ConnectionError; seen besides: RuntimeError of another version of Ray or of Python there.
     except Exception as error:
-        raise OptionError(f"--cluster {address}: no Ray cluster could be joined there: {root_cause(error)}") from error
+        reason = "it does not answer" if isinstance(error, subprocess.SubprocessError) else root_cause(error)
+        raise OptionError(f"--cluster {address}: no Ray cluster could be joined there: {reason}") from error
     try:
         yield f"Ray cluster of {_count('CPU')} CPUs and {_count('GPU')} GPUs"
     finally:
@@ -47,13 +53,13 @@ def choose_device(accelerator: str) -> tuple[torch.device, int]:
     """Where the cluster is to train, and the bytes of memory that a slice may take there.
 
     Raises:
-        OptionError: it has no such processor.
+        OptionError: it has no such processor, or no torchdigits.
     """
     kind = "GPU" if accelerator == "gpu" or (accelerator == "auto" and _count("GPU")) else "CPU"
     if not _count(kind):
         raise OptionError(f"--accelerator {accelerator}: the cluster has no {kind}")
     device = torch.device("cuda" if kind == "GPU" else "cpu")
-    memory: int = ray.get(_on(device)(memory_for_slices).remote(device))
+    memory: int = _result(_on(device)(memory_for_slices).remote(device))
     return device, memory
 
 
@@ -68,31 +74,40 @@ def train_slices(
 ) -> Iterator[Trained]:
     """As `population.train_slices`, but a task of the cluster each, on one CPU or one GPU.
 
+    Where the cluster itself is lost, Ray ends this process.
+
     Raises:
-        OptionError: the cluster was lost, or a slice's process died again and again.
+        OptionError: a slice's process died again and again.
     """
     shared, task = ray.put(splits), _on(device)(_train)
     tasks = []
     for hidden in dict.fromkeys(members[0].hidden for members in slices):
         alike = [list(members) for members in slices if members[0].hidden == hidden]
         count = max(map(len, alike))
+        worth = compiled and worth_compiling(alike, splits, epochs)
         # In a list, the dataset stays a reference: a process fetches it once, not for each slice.
-        tasks += [task.remote([shared], count, members, epochs, device, compiled) for members in alike]
+        tasks += [task.remote([shared], count, members, epochs, device, worth) for members in alike]
     engines = set()
+    while tasks:
+        (done,), tasks = ray.wait(tasks)
+        engine, trained = _result(done)
+        if engine not in engines:
+            engines.add(engine)
+            compiling(engine, 0)
+        advance(len(trained.rows))
+        yield trained
+
+
+def _result(task: Any) -> Any:
     try:
-        while tasks:
-            (done,), tasks = ray.wait(tasks)
-            engine, trained = ray.get(done)
-            if engine and engine not in engines:
-                engines.add(engine)
-                compiling(engine, 0)
-            advance(len(trained.rows))
-            yield trained
-    except ray.exceptions.RayTaskError:  # a bug in what a task does
-        raise
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ImportError):
+            raise OptionError(f"--cluster: {error.cause.name} is missing on its machines") from error
+        raise  # a bug in what a task does
     except ray.exceptions.RayError as error:
         reason = root_cause(error)
-        raise OptionError(f"--cluster: it is lost, or it lost a slice {_RETRIES + 1} times: {reason}") from error
+        raise OptionError(f"--cluster: it lost a task {_RETRIES + 1} times: {reason}") from error
 
 
 def _count(kind: str) -> int:
@@ -112,12 +127,11 @@ def _train(
     """A slice, in a process of the cluster; and whether its updates are compiled."""
     with quiet(), torch_settings(0, torch.float32):
         engine, stack = _stack(shared[0], members[0].sizes, count, device, compiled)
-        return engine, stack.train(members, epochs, lambda _: None)
+        return engine, stack.train(members, epochs)
 
 
 @lru_cache(maxsize=1)
 def _stack(shared: Any, sizes: tuple[int, ...], count: int, device: torch.device, compiled: bool) -> tuple[str, Stack]:
-    """A process of the cluster trains many slices, and compiles for the first."""
+    """A process that trains many slices, as Ray's do on CPUs, compiles for the first."""
     stack = Stack(sizes, count, ray.get(shared), device)
-    engine = stack.compile() if compiled else ""
-    return engine, stack
+    return stack.compile() if compiled else NOT_WORTH_COMPILING, stack

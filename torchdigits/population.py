@@ -26,12 +26,13 @@ from torchdigits.datasets import DigitSplits, blocks_of, check_seed, epoch_order
 from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP
 from torchdigits.sgd import Block, Parameters, Train, compiled_sgd, sgd_loop, sgd_step
-from torchdigits.training import root_cause, torch_settings
+from torchdigits.training import UPDATES_WORTH_COMPILING, root_cause, torch_settings
 
 BLOCK_SIZE = 500  # mini-batches in a compiled block
 LOST = 0.5  # recall under which a digit counts as lost
-# Networks of the default size trained as one on a CPU core: their weights and mini-batches stay in its second cache.
-_SLICE_ON_CPU = 8
+NOT_WORTH_COMPILING = "not compiled, as these few updates do not earn it back"
+# Networks in a slice, at most. On a CPU, more are no faster: measured with 2 to 16.
+_SLICE = {"cpu": 8, "cuda": 256, "mps": 256}
 _IMAGES_AT_ONCE = 500  # when they are measured
 _RATES = "learning_rates"  # beside the stacked parameters
 _generator = threading.Lock()  # torch's, from which first weights are drawn, is one for all threads
@@ -120,13 +121,20 @@ def slices_of(members: Sequence[Member], device: torch.device, memory: int, batc
     for hidden in dict.fromkeys(member.hidden for member in members):
         alike = [member for member in members if member.hidden == hidden]
         parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(alike[0].sizes))
-        # Old and new parameters, gradients and a copy; a mini-batch, and what is measured at once.
-        values = 4 * parameters + 2 * 784 * batch_size + 2 * _IMAGES_AT_ONCE * (sum(hidden) + 10)
-        most = max(memory // (4 * values), 1)
-        count = -(-len(alike) // (most if device.type == "cuda" else min(most, _SLICE_ON_CPU)))
+        # Parameters, old and new, captured and copied, and gradients; a mini-batch; what is measured at once; and twice
+        # a block's activations and the places of its examples, which are of eight bytes.
+        values = 6 * parameters + 2 * 784 * batch_size + 2 * _IMAGES_AT_ONCE * (sum(hidden) + 10)
+        values += 2 * BLOCK_SIZE * batch_size * (10 + 2)
+        count = -(-len(alike) // min(max(memory // (4 * values), 1), _SLICE[device.type]))
         size = -(-len(alike) // count)
         slices += [alike[start : start + size] for start in range(0, len(alike), size)]
     return slices
+
+
+def worth_compiling(slices: Sequence[Sequence[Member]], splits: DigitSplits, epochs: int, batch_size: int = 10) -> bool:
+    """Whether slices of the same layers take enough updates to earn a compilation back, as `train.py` has it."""
+    updates = len(slices) * epochs * -(-len(splits.training.labels) // batch_size)
+    return updates >= UPDATES_WORTH_COMPILING
 
 
 def train_slices(
@@ -145,8 +153,8 @@ def train_slices(
         splits: the dataset.
         epochs: passes over the training images.
         device: where to train.
-        compiled: whether to compile the updates, if torch can.
-        compiling: is told whether it could, and why not, and the seconds it took.
+        compiled: whether to compile the updates, if torch can and it pays.
+        compiling: is told whether it is done, and why not, and the seconds it took.
         advance: is told of progress, in networks times epochs; several threads call it.
     """
     workers = torch.get_num_threads() if device.type == "cpu" else 1
@@ -168,10 +176,13 @@ def train_slices(
         for hidden, group in groupby(slices, key=lambda members: members[0].hidden):
             alike = list(group)
             stack = Stack((784, *hidden, 10), max(map(len, alike)), splits, device)
-            if compiled:
+            if compiled and worth_compiling(alike, splits, epochs):
                 start = time.perf_counter()
                 compiling(stack.compile(), time.perf_counter() - start)
+            elif compiled:
+                compiling(NOT_WORTH_COMPILING, 0)
             with ThreadPoolExecutor(workers) as pool:
+                stop.clear()
                 futures = [pool.submit(train, stack, members) for members in alike]
                 try:
                     for future in as_completed(futures):
@@ -179,7 +190,7 @@ def train_slices(
                 finally:
                     stop.set()
                     pool.shutdown(cancel_futures=True)
-            stop.clear()
+            del stack, futures  # and with them the device's memory, before the next
 
 
 class Stack:
@@ -215,7 +226,7 @@ class Stack:
     def compile(self) -> str:
         """Compile the updates, if torch can here; whether it could, and why not."""
         members = [Member(self.sizes[1:-1], 1.0, 0)] * self.count  # a copy, trained for a block and thrown away
-        block = next(iter(self._blocks(members, 0)))
+        block = self._blocks(members, 0)[0].to(self._device)
         try:
             train = compiled_sgd(partial(_update_each, self._network, *self._training), self._device)
             train(self._first_parameters(members), (block,))
@@ -225,7 +236,9 @@ class Stack:
         return "compiled"
 
     @torch.no_grad()
-    def train(self, members: Sequence[Member], epochs: int, after_block: Callable[[float], None]) -> Trained:
+    def train(
+        self, members: Sequence[Member], epochs: int, after_block: Callable[[float], None] = lambda _: None
+    ) -> Trained:
         """Train a slice.
 
         Args:
@@ -242,7 +255,8 @@ class Stack:
         most, best, best_network = -1, None, None
         for epoch in range(epochs):
             passed = 0
-            for block in self._blocks(filled, epoch):
+            for places in self._blocks(filled, epoch):
+                block = places.to(self._device)
                 if self._compiled is not None and block.shape == self._compiled[0]:
                     parameters, _ = self._compiled[1](parameters, (block,))
                 else:
@@ -272,11 +286,10 @@ class Stack:
         return {name: value.to(self._device, self._dtype) for name, value in stacked.items()}
 
     def _blocks(self, members: Sequence[Member], epoch: int) -> list[Tensor]:
-        """The places of an epoch's examples, in blocks `(S, K, m)`."""
+        """The places of an epoch's examples, in blocks `(S, K, m)`, on the CPU."""
         orders = {seed: epoch_order(self._examples, seed, epoch) for seed in {member.seed for member in members}}
-        order = torch.stack([orders[member.seed] for member in members], 1).to(self._device)
-        blocks = blocks_of(order, self.batch_size, BLOCK_SIZE)
-        return [block.movedim(2, 1).contiguous() for block in blocks]
+        order = torch.stack([orders[member.seed] for member in members], 1)
+        return [block.movedim(2, 1).contiguous() for block in blocks_of(order, self.batch_size, BLOCK_SIZE)]
 
     def _measure(self, members: Sequence[Member], epoch: int, parameters: Parameters) -> list[Row]:
         flags = [value.reshape(self.count, -1).isfinite().all(1) for value in parameters.values()]

@@ -27,7 +27,6 @@ from torchdigits.errors import DataError, OptionError
 from torchdigits.figures import Spread, plot_spreads, plot_strips
 from torchdigits.population import Member, Row, Trained, memory_for_slices, population, slices_of, train_slices
 from torchdigits.training import (
-    UPDATES_WORTH_COMPILING,
     choose_hardware,
     device_name,
     obstacle_to_compiling,
@@ -125,30 +124,29 @@ def sweep(
             obstacle, train = "", ray_cluster.train_slices
         splits = load_splits(dataset, data_dir)
         folder = stack.enter_context(_opened(output, options, members, resume))
-        missing = folder.missing()
-        slices = slices_of(missing, device, memory)
-        updates = epochs * len(slices) * -(-len(splits.training.labels) // 10)
-        compiled = not obstacle and updates >= UPDATES_WORTH_COMPILING
-        start, trained = time.perf_counter(), 0
-        with _Watch(len(members) * epochs, folder.finished * epochs) as watch:
-            try:
-                for done in train(slices, splits, epochs, device, compiled, watch.compiling, watch.advance):
+        slices = slices_of(folder.missing(), device, memory)
+        start, before = time.perf_counter(), folder.finished
+        try:
+            with _Watch(len(members) * epochs, before * epochs) as watch:
+                if obstacle:
+                    watch.compiling(f"not compiled: {obstacle}", 0)
+                for done in train(slices, splits, epochs, device, not obstacle, watch.compiling, watch.advance):
                     folder.add(done)
-                    trained += len(done.rows) // epochs
                     watch.say(f"{folder.finished} of {len(members)} networks")
-            except KeyboardInterrupt:
+        except KeyboardInterrupt:
+            if folder.finished:
                 command = shlex.join(["python", *sys.argv, *([] if resume else ["--resume"])])
-                watch.say(f"{folder.finished} of {len(members)} networks are kept; go on with\n    {command}")
-                raise
-        seconds = time.perf_counter() - start - watch.seconds
+                print(f"{folder.finished} of {len(members)} networks are kept; go on with\n    {command}")
+            raise
+        seconds, trained = time.perf_counter() - start - watch.seconds, folder.finished - before
         summaries = _summaries(folder.rows)
+        if trained:
+            part = {"networks": trained, "seconds": round(seconds, 1), "compiling": round(watch.seconds, 1)}
+            folder.parts.append(part | {"device": where, "versions": versions_here()})
         folder.record(
             {
-                "versions": versions_here(),
-                "device": where,
                 "dataset": {"sha256": splits.fingerprint()}
                 | {name: len(part.labels) for name, part in splits._asdict().items()},
-                "trained": {"networks": trained, "seconds": round(seconds, 1), "compiling": round(watch.seconds, 1)},
                 "best": folder.best and _cells(folder.best),
                 "summaries": [summary._asdict() for summary in summaries],
             }
@@ -158,7 +156,7 @@ def sweep(
     _show(summaries, epochs, images)
     if trained:
         each = seconds / trained / epochs
-        print(f"{trained} networks, {epochs} epochs: {seconds:.1f} s, {each:.3f} s for an epoch of one")
+        print(f"Trained in {seconds:.1f} s, {each:.3f} s a network and epoch")
     if folder.best is not None:
         _praise(folder.best, len(splits.validation.labels), images, output)
 
@@ -171,6 +169,7 @@ class _Sweep:
         self._order = {member: place for place, member in enumerate(members)}
         self.rows: list[Row] = []
         self.best: Row | None = None
+        self.parts: list[dict[str, Any]] = []  # which process has trained how many networks, and on what
 
     @property
     def finished(self) -> int:
@@ -184,7 +183,8 @@ class _Sweep:
             DataError: it is damaged.
         """
         try:
-            options = dict(json.loads((self._folder / "sweep.json").read_bytes())["options"])
+            record = json.loads((self._folder / "sweep.json").read_bytes())
+            options, self.parts = dict(record["options"]), list(record["parts"])
         except FileNotFoundError:
             raise OptionError(f"--resume: there is no sweep in {self._folder}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -208,6 +208,10 @@ class _Sweep:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{table} is damaged: {error}") from error
         self.best = self._best(self.rows)
+        if self.best is not None and self._candidate(self.best).exists():  # killed before the last line of add
+            self._candidate(self.best).replace(self._folder / "best.ckpt")
+        for candidate in self._folder.glob(".best-*.ckpt"):
+            candidate.unlink()
         if self.best is not None and not (self._folder / "best.ckpt").exists():
             raise DataError(f"{self._folder / 'best.ckpt'} is missing: it has the best network so far")
 
@@ -216,21 +220,28 @@ class _Sweep:
         return [member for member in self._order if member not in known]
 
     def add(self, trained: Trained) -> None:
-        """Keep what became of a slice; the best network first, which without its row is only written again."""
-        self.rows += trained.rows
-        self.rows.sort(key=lambda row: (self._order[row.member], row.epoch))
-        best = self._best(self.rows)
+        """Keep what became of a slice: sweep.csv says which network is best, and then best.ckpt becomes that one."""
+        rows = sorted([*self.rows, *trained.rows], key=lambda row: (self._order[row.member], row.epoch))
+        best = self._best(rows)
+        candidate = None
         if best is not None and best != self.best and trained.best_network is not None:
-            save_network(trained.best_network, self._folder / "best.ckpt", overwrite=True)
-        self.best = best
+            candidate = self._candidate(best)
+            save_network(trained.best_network, candidate, overwrite=True)
         file = io.StringIO()
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()
-        writer.writerows(map(_cells, self.rows))
+        writer.writerows(map(_cells, rows))
         self._write("sweep.csv", file.getvalue())
+        if candidate is not None:
+            candidate.replace(self._folder / "best.ckpt")
+        self.rows, self.best = rows, best
+
+    def _candidate(self, row: Row) -> Path:
+        """The file that has a network until sweep.csv has its rows."""
+        return self._folder / f".best-{self._order[row.member]}-{row.epoch}.ckpt"
 
     def record(self, results: dict[str, Any]) -> None:
-        content = {"options": self._options, **results}
+        content = {"options": self._options, "parts": self.parts, **results}
         self._write("sweep.json", json.dumps(content, indent=2) + "\n")
 
     def _best(self, rows: list[Row]) -> Row | None:
@@ -262,22 +273,30 @@ def _opened(folder: Path, options: dict[str, Any], members: list[Member], resume
         raise OptionError(f"--resume: there is no sweep in {folder}")
     if not resume:
         make_empty_folder("--output", folder, "; to go on with a sweep, use --resume")
+    lock = folder / "sweep.lock"
     try:
-        with FileLock(folder / "sweep.lock", blocking=False):
-            if resume:
-                sweep.read()
-            else:
-                sweep.record({})
+        lock.touch()
+    except OSError as error:
+        raise OptionError(f"--output {folder}: it cannot be written: {error.strerror}") from None
+    try:
+        with FileLock(lock, blocking=False):
             try:
+                if resume:
+                    sweep.read()
+                else:
+                    sweep.record({})
                 yield sweep
             finally:
-                (folder / "sweep.lock").unlink(missing_ok=True)
+                if not (folder / "sweep.csv").exists():  # nothing to go on with, so nothing in the way of a new one
+                    for path in (folder / "sweep.json", folder / "sweep.csv.part", *folder.glob(".best-*.ckpt")):
+                        path.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
     except Timeout:
         raise OptionError(f"--output {folder}: another sweep is writing there") from None
 
 
 class _Watch:
-    """Progress: a bar on a terminal, else a line for each slice."""
+    """Progress: a line for each slice, and on a terminal a bar below."""
 
     def __init__(self, total: int, completed: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -334,25 +353,36 @@ def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
     """Print a table: what the last epoch has brought, and of networks of one kind some epochs before it."""
     kinds = {(summary.hidden, summary.learning_rate) for summary in summaries}
     shown = {epochs} if len(kinds) > 1 else {*_EPOCHS_SHOWN, epochs}
-    table = Table(title=f"Test images recognised, of {images:,}", title_justify="left", title_style="")
-    for heading in ("layers", "rate", "epoch", "networks", "mean", "deviation"):
-        table.add_column(heading, justify="right")
-    for heading in ("lowest", "quartile", "median", "quartile", "highest", "lost a digit", "diverged"):
-        table.add_column(heading, justify="right")
-    for summary in summaries:
-        if summary.epoch in shown:
-            counts = (summary.lowest, *(summary.quartiles or (None, None, None)), summary.highest)
-            table.add_row(
-                _in_words(summary.hidden),
-                f"{summary.learning_rate:g}",
-                f"{summary.epoch}",
-                f"{summary.networks}",
-                *("" if value is None else f"{value:,.1f}" for value in (summary.mean, summary.deviation)),
-                *("" if value is None else f"{value:,.1f}".removesuffix(".0") for value in counts),
-                f"{summary.lost}",
-                f"{summary.diverged}",
-            )
-    Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150).print(table)
+    summaries = [summary for summary in summaries if summary.epoch in shown]
+    names = [
+        (_in_words(summary.hidden), f"learning rate {summary.learning_rate:g}", f"epoch {summary.epoch}")
+        for summary in summaries
+    ]
+    # What all have in common is in the title, what tells them apart in the first column.
+    varied = [len(set(values)) > 1 for values in zip(*names, strict=True)]
+    common = [name for name, varies in zip(names[0], varied, strict=True) if not varies]
+    table = Table(
+        title=f"{', '.join(common)}: test images recognised, of {images:,}", title_justify="left", title_style=""
+    )
+    table.add_column(no_wrap=True)
+    for heading in ("networks", "mean", "deviation", "lowest", "quartile", "median", "quartile", "highest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("lost a digit", justify="right")
+    if any(summary.diverged for summary in summaries):
+        table.add_column("diverged", justify="right")
+    for summary, name in zip(summaries, names, strict=True):
+        counts = (summary.lowest, *(summary.quartiles or (None, None, None)), summary.highest)
+        table.add_row(
+            ", ".join(part for part, varies in zip(name, varied, strict=True) if varies),
+            f"{summary.networks}",
+            *("" if value is None else f"{value:,.1f}" for value in (summary.mean, summary.deviation)),
+            *("" if value is None else f"{value:,.1f}".removesuffix(".0") for value in counts),
+            f"{summary.lost}",
+            *([f"{summary.diverged}"] if len(table.columns) > 10 else []),
+        )
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.width = max(console.width, 120) if sys.stdout.isatty() else 120  # in less, rich would leave numbers out
+    console.print(table)
 
 
 def _draw(rows: Sequence[Row], images: int, what: str, folder: Path) -> None:
