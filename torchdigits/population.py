@@ -283,7 +283,7 @@ class Stack:
         networks = [dict(_first_network(self.sizes, member.seed).named_parameters()) for member in members]
         stacked = {name: torch.stack([network[name].detach() for network in networks]) for name in networks[0]}
         stacked[_RATES] = torch.tensor([member.learning_rate for member in members], dtype=torch.float64)
-        return {name: value.to(self._device, self._dtype) for name, value in stacked.items()}
+        return {name: value.to(self._dtype).to(self._device) for name, value in stacked.items()}
 
     def _blocks(self, members: Sequence[Member], epoch: int) -> list[Tensor]:
         """The places of an epoch's examples, in blocks `(S, K, m)`, on the CPU."""
