@@ -68,7 +68,7 @@ def test_no_cluster_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("torchdigits.cluster._SECONDS", 2)
     silent = socket.create_server(("127.0.0.1", 0))
     refused, silence = "127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"
-    for address, reason in ((refused, "refused"), ("nowhere", "ValueError"), (silence, "it does not answer")):
+    for address, reason in ((refused, "refused"), ("nowhere", "HOST:PORT"), (silence, "it does not answer")):
         outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "sweep", "--cluster", address)
         assert_one_line_error(outcome, f"--cluster {address}", reason)
         assert not (tmp_path / "sweep").exists()

@@ -31,10 +31,12 @@ def connected(address: str) -> Iterator[str]:
     Raises:
         OptionError: there is none.
     """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal()):
+        raise OptionError(f"--cluster {address}: it must be HOST:PORT, or auto")
     try:
         check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
         if address != "auto":
-            host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _SECONDS).close()
             check += ["--address", address]
         subprocess.run(check, capture_output=True, check=True, timeout=_SECONDS)

@@ -18,7 +18,14 @@ from torchdigits.figures import Growth, plot_growth
 from torchdigits.network import SigmoidMLP
 from torchdigits.parity import Finding, Findings, check_gradients
 from torchdigits.sgd import check_learning_rate
-from torchdigits.training import choose_hardware, device_name, obstacle_to_compiling, torch_settings, versions_here
+from torchdigits.training import (
+    choose_hardware,
+    device_name,
+    device_of,
+    obstacle_to_compiling,
+    torch_settings,
+    versions_here,
+)
 
 if TYPE_CHECKING:
     from torchdigits.whole_runs import Run
@@ -102,13 +109,15 @@ def parity(
     report.say(f"{what}; torch {versions['torch']}, numpy {versions['numpy']}, Python {versions['python']}")
     curves = []
     for bits, trainer in hardware.items():
-        place = f"{_NAMES[bits]} on {_device(trainer)} ({device_name(trainer['accelerator'])})"
+        place = f"{_NAMES[bits]} on {device_of(trainer['accelerator'])} ({device_name(trainer['accelerator'])})"
         if train is None and in_step is None:
             order = epoch_order(len(splits.training.labels), seed, 0)
             mini_batches = torch.split(order, batch_size)[:MINI_BATCHES]
             products = batch_size * sum(parameter.numel() for parameter in network.parameters())
             with torch_settings(products, torch.get_default_dtype()):
-                findings = check_gradients(network, splits.training, mini_batches, bits, _device(trainer))
+                findings = check_gradients(
+                    network, splits.training, mini_batches, bits, device_of(trainer["accelerator"])
+                )
             report.gradients(place, findings)
             continue
         from torchdigits.whole_runs import Run  # here, since it imports Lightning
@@ -226,13 +235,6 @@ def _layer(finding: Finding) -> float:
 
 def _allowed(finding: Finding) -> str:
     return "" if finding.allowed is None else f", {finding.allowed:.1e} allowed"
-
-
-def _device(trainer: dict[str, Any]) -> str:
-    """In torch's words, what the Trainer's arguments choose."""
-    if trainer["accelerator"] == "cpu":
-        return "cpu"
-    return "cuda" if torch.cuda.is_available() else "mps"
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from torchdigits.population import Member, Row, Trained, memory_for_slices, popu
 from torchdigits.training import (
     choose_hardware,
     device_name,
+    device_of,
     obstacle_to_compiling,
     quiet,
     versions_here,
@@ -112,7 +113,7 @@ def sweep(
     with ExitStack() as stack, quiet():
         if cluster is None:
             hardware = choose_hardware(accelerator, 1, "32")
-            device, where = _device(hardware["accelerator"]), device_name(hardware["accelerator"])
+            device, where = torch.device(device_of(hardware["accelerator"])), device_name(hardware["accelerator"])
             memory, obstacle, train = memory_for_slices(device), obstacle_to_compiling(hardware), train_slices
         else:
             try:
@@ -430,10 +431,6 @@ def _in_words(hidden: tuple[int, ...]) -> str:
 
 def _words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _device(accelerator: str) -> torch.device:
-    return torch.device("cpu" if accelerator == "cpu" else "cuda" if torch.cuda.is_available() else "mps")
 
 
 def _cells(row: Row) -> dict[str, Any]:

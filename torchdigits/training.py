@@ -327,6 +327,13 @@ def versions_here() -> dict[str, str]:
     return own | {name: metadata.version(name) for name in packages}
 
 
+def device_of(accelerator: str) -> str:
+    """In torch's words, what the Trainer's argument chooses on this machine."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps"
+
+
 def device_name(accelerator: str) -> str:
     """What computes: the GPU's name, or the processor's where the system tells it."""
     if accelerator == "gpu" and torch.cuda.is_available():
