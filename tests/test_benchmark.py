@@ -1,11 +1,12 @@
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, assert_one_line_error
+from conftest import ROOT, Outcome, assert_one_line_error
 
 Run = Callable[..., Outcome]
 
@@ -20,6 +21,15 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         monkeypatch.setenv(f"{variable}_NUM_THREADS", "1")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     return asked
+
+
+def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
+    """Which it pins to a core and sets the libraries' threads of, before they are loaded."""
+    options = f"--dataset digits --epochs 1 --only numpy pytorch --json {tmp_path / 'b.json'}"
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["name"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]] == ["numpy", "pytorch"]
 
 
 @pytest.mark.slow
