@@ -1,55 +1,148 @@
-"""Time the page's server: python scripts/serve.py in one terminal, python scripts/benchmark_page.py in another."""
+"""Time the page's server under clients that draw: python scripts/benchmark_page.py --clients 50 --seconds 30"""
 
 import io
 import json
-import socket
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
+from itertools import chain
+from pathlib import Path
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, sleep
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 from PIL import Image
 
 from torchdigits.cli import OptionalPath, main
 from torchdigits.datasets import load_splits
 from torchdigits.errors import OptionError
 
+PICTURES = 100  # of which every client draws one after the other
+FRAME = 1 / 60  # seconds: the page asks at most once in each that the screen shows
+PROMPT, REST = 0.1, 1.0  # seconds: as in page.js
+
+
+class Reply(NamedTuple):
+    milliseconds: float
+    digit: int | None  # None: an error
+    label: int
+
 
 def benchmark_page(
-    *, url: str = "http://127.0.0.1:8000", pictures: int = 1000, size: int = 224, data_dir: OptionalPath = None
+    *, clients: int = 1, seconds: float = 20, size: int = 224, url: str | None = None, data_dir: OptionalPath = None
 ) -> None:
-    """Ask a running server to recognise test images of MNIST, one after the other, and show how long it takes.
+    """Draw test images of MNIST without a pause, as the page does, and show how long the server takes to answer.
+
+    A client has one request under way. After the answer it waits for the next frame of 60 a second, or, as long as the
+    server took if that was more than 0.1 s (1 s at most), and then asks for what is drawn by then.
 
     Args:
-        url: where it is.
-        pictures: how many.
+        clients: how many draw at once.
+        seconds: how long.
         size: in pixels; the page sends its drawings in 224.
+        url: a server that runs (default: one is started, and its memory is shown, too).
         data_dir: the folder of MNIST (default: $TORCHDIGITS_DATA_DIR, else data).
 
     Raises:
-        OptionError: there is no such server, or fewer than two pictures, or more than there are.
+        OptionError: there is no such server, or an option is out of range.
         DataError: MNIST cannot be had.
     """
-    test = load_splits("mnist", data_dir).test
-    if not 2 <= pictures <= len(test.labels):
-        raise OptionError(f"--pictures {pictures}: it must be 2 to {len(test.labels):,}")
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=10)
-    milliseconds, correct = [], 0
+    for name, value in (("--clients", clients), ("--seconds", seconds), ("--size", size)):
+        if value <= 0:
+            raise OptionError(f"{name} {value}: it must be more than 0")
+    with _started() if url is None else _running(url) as (address, process):
+        test = load_splits("mnist", data_dir).test
+        digits = test.images[:PICTURES].view(-1, 28, 28).numpy()
+        drawings = [(_png(pixels, size), label) for pixels, label in zip(digits, test.labels.tolist(), strict=False)]
+        before = _usage(process)
+        with ThreadPoolExecutor(clients) as pool:
+            draws = [pool.submit(_draw, address, drawings, k / clients, seconds) for k in range(clients)]
+            sleep(0.9 * seconds)
+            during = _usage(process)
+            replies = [*chain.from_iterable(draw.result() for draw in draws)]
+        sleep(1 if process else 0)
+        after = _usage(process)
+    errors = sum(reply.digit is None for reply in replies)
+    if errors == len(replies) or len(replies) < 2:
+        raise OptionError(f"{address}: no answer of scripts/serve.py to {len(replies)} requests")
+    times = [reply.milliseconds for reply in replies]
+    correct = sum(reply.digit == reply.label for reply in replies)
+    print(f"{len(replies):,} requests of {clients} clients, {len(replies) / seconds:.0f} a second: ", end="")
+    print(f"{errors} errors, {correct:,} recognised; ", end="")
+    print(f"median {median(times):.1f} ms, p95 {quantiles(times, n=20)[-1]:.1f} ms, longest {max(times):.1f} ms")
+    for when, usage in (("before", before), ("towards the end", during), ("after", after)):
+        if usage:
+            print(f"server {when}: {usage}")
+
+
+def _png(pixels: np.ndarray, size: int) -> bytes:
+    picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    picture.save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def _draw(address: str, drawings: list[tuple[bytes, int]], phase: float, seconds: float) -> list[Reply]:
+    """What a client of another phase, 0 to 1, starts with another drawing, at another time, with frames of its own."""
+    replies: list[Reply] = []
+    connection = HTTPConnection(urlsplit(address).netloc, timeout=10)
+    end, i = perf_counter() + seconds, int(phase * len(drawings))
+    sleep(phase * min(1, seconds / 10))
+    while perf_counter() < end:
+        drawing, label = drawings[(i := i + 1) % len(drawings)]
+        digit, start = None, perf_counter()
+        with suppress(OSError, HTTPException, ValueError, LookupError):
+            connection.request("POST", "/recognize", drawing, {"Content-Type": "image/png"})
+            digit = json.loads(connection.getresponse().read())["digit"]
+        took = perf_counter() - start
+        replies.append(Reply(1000 * took, digit, label))
+        if digit is None:
+            connection.close()
+            took = REST
+        sleep(min(took, REST) if took > PROMPT else 0)
+        sleep((phase - perf_counter() / FRAME) % 1 * FRAME)
+    connection.close()
+    return replies
+
+
+@contextmanager
+def _running(url: str) -> Iterator[tuple[str, None]]:
     try:
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for pixels, label in zip(test.images[:pictures].view(-1, 28, 28).numpy(), test.labels.tolist(), strict=False):
-            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-            picture.save(file := io.BytesIO(), "PNG")
-            start = perf_counter()
-            connection.request("POST", "/recognize", file.getvalue(), {"Content-Type": "image/png"})
-            answer = connection.getresponse().read()
-            milliseconds.append((perf_counter() - start) * 1000)
-            correct += json.loads(answer)["digit"] == label
-    except (OSError, HTTPException, ValueError, LookupError) as error:
+        HTTPConnection(urlsplit(url).netloc, timeout=10).connect()
+    except (OSError, HTTPException, ValueError) as error:
         raise OptionError(f"--url {url}: no answer of scripts/serve.py: {error}") from error
-    print(f"median {median(milliseconds):.1f} ms, p95 {quantiles(milliseconds, n=20)[-1]:.1f} ms", end="")
-    print(f", longest {max(milliseconds):.1f} ms; {correct:,} of {pictures:,} recognised")
+    yield url, None
+
+
+@contextmanager
+def _started() -> Iterator[tuple[str, int]]:
+    """Start a server; its address and process."""
+    command = [sys.executable, str(Path(__file__).parent / "serve.py"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        found = re.search(r"http://\S+", server.stdout.readline())
+        if not found:
+            raise OptionError("scripts/serve.py does not start")
+        try:
+            yield found[0], server.pid
+        finally:
+            server.terminate()
+
+
+def _usage(process: int | None) -> str:
+    """What a process takes, where Linux tells."""
+    folder = Path(f"/proc/{process}")
+    if not (folder / "status").exists():
+        return ""
+    status = dict(re.findall(r"^(\w+):\s+(\d+)", (folder / "status").read_text(), re.MULTILINE))
+    now, most = (int(status[name]) // 1024 for name in ("VmRSS", "VmHWM"))
+    files = len([*(folder / "fd").iterdir()])
+    return f"{now} MiB, {most} MiB at most so far; {status['Threads']} threads, {files} files"
 
 
 if __name__ == "__main__":

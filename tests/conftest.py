@@ -1,6 +1,7 @@
 import os
 import runpy
 import shutil
+import signal
 import sys
 import threading
 import warnings
@@ -26,7 +27,27 @@ threadpool_limits(1, user_api="blas")
 # Compiling C++ is mostly reading torch's headers. Here, where much is compiled, it pays to prepare them, for which
 # torch wants openssl; test_training.py compiles as for a user.
 sgd._INDUCTOR["cpp_cache_precompile_headers"] = shutil.which("openssl") is not None
+# What a shell runs in the background ignores Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=3, help="rounds of the kill test, in test_faults.py")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker on each core, up to four, as each takes a gigabyte; none where tests are named, to start at once."""
+    named = config.option.keyword or config.option.markexpr or not all(Path(arg).is_dir() for arg in config.args)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if named or cores == 1 else min(cores, 4)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share a browser, or a cluster, are one worker's: there is one of each, and it is slow to start."""
+    if item.path.stem in ("test_browser", "test_cluster"):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,10 +4,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import Outcome, assert_one_line_error
+
+from torchdigits.errors import OptionError
 
 pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
 
@@ -40,27 +43,26 @@ def kill_first_worker(killed: list[int], finished: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_trains_the_same_networks(run_script: Run, address: str, tmp_path: Path) -> None:
-    outcomes = {}
-    for place, options in (("here", ()), ("there", ("--cluster", address)), ("killed", ("--cluster", address))):
-        killed: list[int] = []
-        finished = threading.Event()
-        killer = threading.Thread(target=kill_first_worker, args=(killed, finished))
-        if place == "killed":
-            killer.start()
-        outcomes[place] = run_script("sweep.py", *OPTIONS, *options, "--output", tmp_path / place)
-        finished.set()
-        if place == "killed":
-            killer.join()
-            assert killed
-        assert (outcomes[place].status, outcomes[place].err) == (0, "")
-        for name in ("sweep.csv", "best.ckpt"):
-            assert (tmp_path / place / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), place
-    tables = {
-        place: outcome.out[outcome.out.index("784-12-10, epoch 8:") : outcome.out.index("└")]
-        for place, outcome in outcomes.items()
-    }
-    assert len(set(tables.values())) == 1
+def test_a_cluster_trains_the_same_networks_also_after_losing_a_process(
+    run_script: Run, address: str, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    before = signal.getsignal(signal.SIGTERM)
+    outcomes = [run_script("sweep.py", *OPTIONS, "--output", here)]
+    killed: list[int] = []  # one of two slices is trained anew, and the other as ever
+    finished = threading.Event()
+    killer = threading.Thread(target=kill_first_worker, args=(killed, finished))
+    killer.start()
+    outcomes.append(run_script("sweep.py", *OPTIONS, "--cluster", address, "--output", there))
+    finished.set()
+    killer.join()
+    assert signal.getsignal(signal.SIGTERM) == before  # Ray has one of its own
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 2
+    assert killed
+    for name in ("sweep.csv", "best.ckpt"):
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
+    tables = [outcome.out[outcome.out.index("784-12-10, epoch 8:") : outcome.out.index("└")] for outcome in outcomes]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.slow
@@ -79,3 +81,23 @@ def test_no_cluster_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: py
 def test_a_cluster_without_a_gpu_says_so(run_script: Run, address: str, tmp_path: Path) -> None:
     options = ("--cluster", address, "--accelerator", "gpu", "--output", tmp_path / "sweep")
     assert_one_line_error(run_script("sweep.py", *OPTIONS, *options), "--accelerator gpu", "no GPU")
+
+
+def test_a_task_that_is_lost_or_lacks_a_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from torchdigits import cluster
+
+    gone = ModuleNotFoundError("gone", name="sklearn")
+    lacking = ray.exceptions.RayTaskError("_train", "Traceback", gone)  # type: ignore[no-untyped-call]
+    for error, words in (
+        (ray.exceptions.WorkerCrashedError(), "it lost a task 4 times: WorkerCrashedError"),
+        (lacking, "sklearn is missing on its machines"),
+    ):
+        monkeypatch.setattr(ray, "get", partial(_raise, error))
+        with pytest.raises(OptionError, match=words):
+            cluster._result(None)
+
+
+def _raise(error: Exception, _: object) -> None:
+    raise error

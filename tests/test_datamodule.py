@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -143,3 +144,12 @@ def test_blocks_are_the_mini_batches_of_an_epoch_as_bytes(
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(OptionError):
         DigitsDataModule("digits", None, **options)
+
+
+def test_lightning_downloads_mnist_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In one process of a machine, where others wait for it."""
+    wanted: list[Path | None] = []
+    monkeypatch.setattr("torchdigits.datamodule.fetch_mnist", wanted.append)
+    for dataset in ("digits", "mnist"):
+        DigitsDataModule(dataset, tmp_path).prepare_data()
+    assert wanted == [tmp_path]

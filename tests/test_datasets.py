@@ -138,7 +138,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, place: str) -> None:
     canary = tmp_path / "canary"
     hostile = Hostile(canary)
     write_pickle(tmp_path, hostile if place == "alone" else (arrays(2, 0), arrays(1, 0), (hostile, arrays(1, 0)[1])))
-    with pytest.raises(DataError, match=r"it asks for posix\.mkdir, and only arrays are admitted"):
+    with pytest.raises(DataError, match=r"it asks for posix\.mkdir, which was refused"):
         load_splits("mnist", tmp_path)
     assert not canary.exists()
     with gzip.open(tmp_path / PICKLE_FILE) as file:
@@ -179,7 +179,7 @@ def test_a_truncated_or_altered_download_of_the_pickle_is_refused(mnist_pickle: 
 
 def test_a_pickle_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "_PICKLE_LIMIT", 10**6)
-    write_pickle(tmp_path, bytes(10**6 + 1))
+    write_pickle(tmp_path, "x" * 10**6)
     with pytest.raises(DataError, match="more than 1,000,000 bytes"):
         load_splits("mnist", tmp_path)
 

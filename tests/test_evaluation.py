@@ -1,7 +1,6 @@
 import gzip
 import hashlib
 import json
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from torchdigits import SigmoidMLP, load_network
 from torchdigits.checkpoints import save_network
-from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, Digits, DigitSplits
+from torchdigits.datasets import Digits, DigitSplits
 from torchdigits.parity import reference_of
 from torchdigits.reference import columns, one_hot
 
@@ -195,35 +194,10 @@ def test_a_folder_in_use_is_one_line_and_stays_as_it_is(run_script: Run, tmp_pat
     assert file.read_text() == "precious"
 
 
-def test_damaged_idx_files_are_one_line(run_script: Run, tmp_path: Path) -> None:
-    (tmp_path / IDX_FOLDER).mkdir(parents=True)
-    for name in IDX_FILES_MD5:
-        (tmp_path / IDX_FOLDER / name).write_bytes(b"\0\0\x08\x03" + b"\xff" * 12)
-    assert_one_line_error(run_script("evaluate.py", "--data-dir", tmp_path), "train-images-idx3-ubyte", "altered")
-
-
 def test_a_number_that_is_no_pixel_is_one_line(run_script: Run, tmp_path: Path) -> None:
     part = np.full((2, 784), np.nan, np.float32), np.zeros(2, np.int64)
     (tmp_path / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps([part] * 3, protocol=2)))
     assert_one_line_error(run_script("evaluate.py", "--data-dir", tmp_path), "mnist.pkl.gz", "other images or labels")
-
-
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.canary),)
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_hostile_files_are_one_line(run_script: Run, tmp_path: Path, protocol: int) -> None:
-    content = pickle.dumps(Hostile(tmp_path / "canary"), protocol)
-    (tmp_path / "x.ckpt").write_bytes(content)
-    (tmp_path / "mnist.pkl.gz").write_bytes(gzip.compress(content))
-    assert_one_line_error(run_script("evaluate.py", "--checkpoint", tmp_path / "x.ckpt"), "x.ckpt")
-    assert_one_line_error(run_script("evaluate.py", "--data-dir", tmp_path), "mnist.pkl.gz", "only arrays are admitted")
-    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])

@@ -1,7 +1,6 @@
 import errno
 import io
 import json
-import pickle
 import sys
 import zipfile
 from collections.abc import Callable
@@ -310,29 +309,6 @@ def test_npz_that_is_no_network_is_one_line(run_script: Run, tmp_path: Path, kin
     assert not (tmp_path / "y.json").exists()
 
 
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.mkdir, (self.canary,)
-
-
-def test_npz_runs_no_code(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    objects = np.array([[Hostile(canary)]], dtype=object)
-    np.savez(tmp_path / "x.npz", weights_1=objects, biases_1=np.ones(1))
-    (tmp_path / "y.npz").write_bytes(pickle.dumps(Hostile(canary)))
-    np.save(tmp_path / "z.npy", objects, allow_pickle=True)
-    (tmp_path / "z.npy").rename(tmp_path / "z.npz")
-    for name in "xyz":
-        with pytest.raises(CheckpointError, match=rf"{name}\.npz"):
-            load_network(tmp_path / f"{name}.npz")
-    assert not canary.exists()
-    pickle.loads((tmp_path / "y.npz").read_bytes())  # the proof that it would have
-    assert canary.exists()
-
-
 def test_a_refusal_is_short_and_commands_no_terminal(run_script: Run, tmp_path: Path) -> None:
     contents = {
         "sizes": network2(np.random.default_rng(1), (4, 2)) | {"sizes": list(range(100_000))},
@@ -354,8 +330,8 @@ def test_many_names_of_one_tensor_do_not_fill_the_memory(tmp_path: Path) -> None
     state = {f"network.layers.{layer}.weight": huge for layer in range(200)}
     state |= {f"network.layers.{layer}.bias": huge[0] for layer in range(200)}
     torch.save({"state_dict": state}, tmp_path / "x.ckpt")  # 0.4 MB, for 72 MB of parameters
-    network = load_network(tmp_path / "x.ckpt")
-    assert len({parameter.data_ptr() for parameter in network.parameters()}) == 1
+    with pytest.raises(CheckpointError, match="share their elements"):
+        load_network(tmp_path / "x.ckpt")
 
 
 def test_a_small_npz_cannot_fill_the_memory(tmp_path: Path) -> None:
@@ -394,11 +370,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     save_network(network_of((4, 3)), target)
     before = target.read_bytes()
 
-    def full(path: Path, content: bytes) -> int:
-        path.touch()
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("torchdigits.checkpoints.os.fsync", full)
     for path, overwrite in ((target, True), (tmp_path / "y.json", False)):
         with pytest.raises(OptionError, match="No space left on device"):
             save_network(network_of((784, 30, 10)), path, overwrite)

@@ -128,6 +128,13 @@ def test_the_command_trains_beside_the_reference_and_in_step(run_script: Run, tm
     assert stepped["comparisons"] == 130
 
 
+def test_how_fast_two_programs_part_is_told(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchdigits.whole_runs.doubling", lambda *_: 163.4)  # which here takes a run of some epochs
+    options = ("--dataset", "digits", "--accelerator", "cpu", "--train", 1, "--precision")
+    for bits, told in ((64, True), (32, False)):
+        assert ("doubles every 163 updates" in run_script("parity.py", *options, bits).out) == told
+
+
 @pytest.mark.usefixtures("wrong_gradients")
 def test_a_broken_bound_is_told_with_its_numbers(run_script: Run) -> None:
     outcome = run_script("parity.py", "--dataset", "digits", "--accelerator", "cpu", "--precision", 32)

@@ -183,6 +183,15 @@ def test_what_is_there_is_not_overwritten(run_script: Run, tmp_path: Path) -> No
         assert_one_line_error(run_script("sweep.py", *OPTIONS, "--output", "/proc", "--resume"), "cannot be written")
 
 
+def test_a_cluster_without_ray_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "torchdigits.cluster", raising=False)
+    monkeypatch.delattr("torchdigits.cluster", raising=False)
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "sweep", "--cluster", "auto")
+    assert_one_line_error(outcome, "--cluster: ray is missing", "pip install")
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.usefixtures("slices_of_two")
 def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path) -> None:
     with interrupted():

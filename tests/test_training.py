@@ -137,6 +137,13 @@ def test_the_compiled_engine_trains_the_same_network(
     one, two = (load_network(tmp_path / f"digits-784-30-10-run{number}" / "last.ckpt") for number in (1, 2))
     for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    # Interrupted after its first epoch and gone on with, it has the same bits.
+    third = tmp_path / "digits-784-30-10-run3"
+    run_script("train.py", *options, "--epochs", 1, "--engine", "compiled")
+    outcome = run_script("train.py", "--resume", third, "--epochs", 3)
+    assert outcome.out.startswith("Engine: compiled, in ")
+    for ours, theirs in zip(load_network(third / "last.ckpt").parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
     assert not torch.are_deterministic_algorithms_enabled()  # as they were
     assert torch.get_default_dtype() is torch.float32
 

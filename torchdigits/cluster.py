@@ -1,9 +1,11 @@
 """Slices of a population on a Ray cluster, with Ray's own scheduling, retries and object store."""
 
 import logging
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -40,6 +42,7 @@ def connected(address: str) -> Iterator[str]:
             socket.create_connection((host, int(port)), _SECONDS).close()
             check += ["--address", address]
         subprocess.run(check, capture_output=True, check=True, timeout=_SECONDS)
+        on_termination = signal.getsignal(signal.SIGTERM)  # which Ray takes for itself
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     # Ray documents a ConnectionError; seen besides: RuntimeError of another version of Ray or of Python there.
     except Exception as error:
@@ -49,6 +52,8 @@ def connected(address: str) -> Iterator[str]:
         yield f"Ray cluster of {_count('CPU')} CPUs and {_count('GPU')} GPUs"
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)
 
 
 def choose_device(accelerator: str) -> tuple[torch.device, int]:

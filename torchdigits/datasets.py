@@ -2,19 +2,18 @@
 
 import gzip
 import hashlib
-import io
 import os
-import pickle
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from torchdigits.errors import DataError, OptionError
+from torchdigits.errors import DataError, OptionError, reason
+from torchdigits.pickles import Call, read_pickle
 
 IDX_FILES_MD5 = {  # of the files as unpacked
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -25,6 +24,10 @@ IDX_FILES_MD5 = {  # of the files as unpacked
 IDX_FOLDER = Path("MNIST", "raw")
 PICKLE_FILE = "mnist.pkl.gz"
 _PICKLE_LIMIT = 256 * 2**20  # bytes unpacked; the original's are 222 million
+_NUMPYS = (  # what a pickle of arrays names, by NumPy's version and Python's
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
+)
 MNIST_FINGERPRINT = "94d51b72971cee860660d41bd4f9c77de633ce3f9150991a301fa75b82e83237"
 
 
@@ -173,42 +176,56 @@ def _mnist_from_idx(folder: Path) -> DigitSplits:
 def _mnist_from_pickle(path: Path) -> DigitSplits:
     try:
         with gzip.open(path) as file:
-            content = file.read(_PICKLE_LIMIT + 1)
-        if len(content) > _PICKLE_LIMIT:
-            raise ValueError(f"more than {_PICKLE_LIMIT:,} bytes when unpacked")
-        parts = [
-            Digits(_bytes_of_pixels(pixels), torch.from_numpy(labels))
-            for pixels, labels in _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-        ]
-        splits = DigitSplits(*parts)
+            content = read_pickle(cast(IO[bytes], _Limited(file, _PICKLE_LIMIT)), _NUMPYS)
+        training, validation, test = content
+        splits = DigitSplits(
+            *(Digits(_bytes_of_pixels(pixels), _labels(labels)) for pixels, labels in (training, validation, test))
+        )
         if splits.fingerprint() != MNIST_FINGERPRINT:
             raise ValueError("other images or labels")
-    # A damaged or hostile pickle can raise anything: the pickle module names five kinds "and not limited to".
+    # A damaged or hostile pickle can raise anything, on its way through gzip, pickletools and NumPy.
     except Exception as error:
-        raise DataError(f"{path} is not the original's MNIST pickle: {' '.join(str(error).split())}") from error
+        raise DataError(f"{path} is not the original's MNIST pickle: {reason(error)}") from error
     return splits
+
+
+class _Limited:
+    """A file that is not read further than to a number of bytes, whatever is asked for."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
+        self._file, self._limit, self._left = file, limit, limit
+
+    def read(self, size: int) -> bytes:
+        if size > self._left:
+            raise ValueError(f"more than {self._limit:,} bytes when unpacked")
+        self._left -= size
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        return self._file.readline(1000)  # a name or a number
 
 
 def _bytes_of_pixels(pixels: Any) -> Tensor:
     """The bytes that the pickle's makers divided by 256."""
     with np.errstate(all="ignore"):  # of what are no pixels, the fingerprint tells
-        return torch.from_numpy(np.rint(pixels * 256).astype(np.uint8))
+        return torch.from_numpy(np.rint(_array(pixels, "f4") * 256).astype(np.uint8))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits float32 and int64 NumPy arrays, and calls nothing that the file names: a pickle must not run code."""
+def _labels(labels: Any) -> Tensor:
+    return torch.tensor(_array(labels, "i8"))
 
-    def find_class(self, module: str, name: str) -> Any:
-        stand_ins = {
-            "multiarray._reconstruct": lambda *_: np.empty(0),
-            "numpy.ndarray": None,
-            "numpy.dtype": lambda name, *_: np.dtype({"f4": np.float32, "i8": np.int64}[name]),
-            "_codecs.encode": lambda text, _: text.encode("latin1"),
-        }
-        try:
-            return stand_ins[f"{module}.{name}".removeprefix("numpy.core.").removeprefix("numpy._core.")]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are admitted") from None
+
+def _array(value: Any, dtype: str) -> np.ndarray:
+    """The array of this type that a pickle asks NumPy for."""
+    match value:
+        case Call(function, _, (_, tuple(shape), Call("numpy.dtype", (str(name), *_)), fortran, numbers)) if (
+            function.endswith("._reconstruct") and name == dtype
+        ):
+            if isinstance(numbers, Call):  # of _codecs.encode, which makes them of a text
+                numbers = numbers.arguments[0]
+            numbers = numbers.encode("latin1") if isinstance(numbers, str) else numbers
+            return np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
+    raise ValueError(f"there is no array of {dtype} where one should be")
 
 
 def _embedded_digits() -> DigitSplits:

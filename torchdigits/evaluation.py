@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from torchdigits.checkpoints import shipped_checkpoint
 from torchdigits.cli import OptionalPath, check_new_file, make_empty_folder
 from torchdigits.datasets import Digits, load_splits
-from torchdigits.errors import DataError
+from torchdigits.errors import DataError, reason
 from torchdigits.figures import (
     Mistake,
     plot_confusion,
@@ -82,9 +82,11 @@ def evaluate(
         sections = [
             f"# {sizes} on the {split} images of {dataset}",
             lines[0],
-            f"- checkpoint: `{name if checkpoint is None else path}`\n"
-            f"- its SHA-256: `{hashlib.sha256(path.read_bytes()).hexdigest()}`\n"
-            f"- torch: {torch.__version__}",
+            (
+                f"- checkpoint: `{name if checkpoint is None else path}`\n"
+                f"- its SHA-256: `{hashlib.sha256(path.read_bytes()).hexdigest()}`\n"
+                f"- torch: {torch.__version__}"
+            ),
             f"The command, which takes a new folder each time:\n\n```\n{shlex.join(command)}\n```",
             *_curves(curves, figures),
             *_answers(digits, activations, f"{sizes}, {name}; {total:,} {split} images of {dataset}", figures),
@@ -104,14 +106,19 @@ def _read_curves(folder: Path) -> tuple[list[dict[str, float]], str] | None:
     try:
         with path.open(newline="") as file:
             rows = [{name: float(row[name]) for name in _COLUMNS} for row in csv.DictReader(file)]
-        if not rows:
-            raise ValueError("no epoch in it")
+        if not rows or [row["epoch"] for row in rows] != [*range(1, len(rows) + 1)]:
+            raise ValueError("its epochs are not 1, 2, 3 and so on")
+        if not all(0 <= number < 1e6 for row in rows for number in row.values()):
+            raise ValueError("it has numbers that no cost or accuracy has")
         if not record.exists():  # of a run that was interrupted
             return rows, f"Learning curves of {folder.resolve().name}"
-        return rows, title_of_run(json_format.loads(record.read_text()))
+        title = title_of_run(json_format.loads(record.read_text()))
+        if len(title) > 1000 or not title.isprintable():
+            raise ValueError("its options are no run's")
+        return rows, title
     # Whatever else a file of these names can hold
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}, or run.json beside it, is not a run's: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise DataError(f"{path}, or run.json beside it, is not a run's: {reason(error)}") from error
 
 
 def _curves(curves: tuple[list[dict[str, float]], str] | None, folder: Path) -> list[str]:
@@ -153,8 +160,10 @@ def _answers(digits: Digits, activations: Tensor, what: str, folder: Path) -> li
     text = [
         "## Digits",
         "\n".join(table),
-        "Recall is the share of a digit's images that are recognised, precision the share of right answers among those"
-        " that name it, and F1 their harmonic mean.",
+        (
+            "Recall is the share of a digit's images that are recognised, precision the share of right answers among those"
+            " that name it, and F1 their harmonic mean."
+        ),
         "![Confusion matrix: how many images of each digit were taken for which](confusion.png)",
     ]
     wrong = (answers != labels).nonzero()[:, 0]
@@ -181,8 +190,10 @@ def _neurons(network: SigmoidMLP, what: str, folder: Path) -> list[str]:
     plot_pictures_of_weights(parameters[0], f"What the {whose} look at\n{what}", folder / "first_layer.png")
     text = [
         f"## What the {whose} look at",
-        "Each weight at its pixel: where ink excites the neuron, red; where it inhibits it, blue. Where no training"
-        " image has ink, gradient descent leaves the weights as they began: noise. Neurons are numbered from 0.",
+        (
+            "Each weight at its pixel: where ink excites the neuron, red; where it inhibits it, blue. Where no training"
+            " image has ink, gradient descent leaves the weights as they began: noise. Neurons are numbered from 0."
+        ),
         "![A picture for each neuron: its 784 weights](first_layer.png)",
     ]
     if hidden:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
@@ -30,6 +30,9 @@ _LARGEST, _SEARCHED, _DIGIT = 1600, 256, 160
 _MARGIN = 0.2  # around the digit, in its longer sides
 # Widths of a stroke, in pixels of the 20x20 box: from the median to the upper quartile of MNIST's training images.
 _STROKE_WIDTHS = (2.5, 3.0)
+_LONGEST = 65_535  # pixels of a side, as in a JPEG: Pillow takes 16 bytes for a row beside its pixels
+_MOST_SCANNED = 2**31  # pixels of all scans of a JPEG, at some nanoseconds; there are usually 10 scans, if progressive
+_MOST_RUN_LENGTH_CODED = 2**23  # pixels of a BMP that Pillow decodes in Python, at some 0.2 microseconds
 _LEAST_CONTRAST = 0.06  # of the paper's brightness
 _FAINT = 0.1  # of the darkest ink: where a stroke is said to end
 
@@ -50,7 +53,8 @@ def prepare(picture: Picture) -> np.ndarray:
             `(H, W, 4)`. Any size; dark ink on light paper or light on dark; of a file with several pictures, the first.
 
     Raises:
-        ImageError: no file, no picture, a damaged one, or one with more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ImageError: no file, no picture, a damaged one, or one with more pixels than `PIL.Image.MAX_IMAGE_PIXELS` or
+            made to take long.
         NoInkError: there is no ink on it, or too little contrast.
     """
     return [*preparation(picture).values()][-1].reshape(784)
@@ -87,10 +91,12 @@ def read_grey(picture: Picture) -> tuple[np.ndarray, str]:
         if isinstance(picture, np.ndarray):
             return _grey(_image_of(picture)), name
         if isinstance(picture, Image.Image):
-            return _grey(picture), name
+            return _grey(ImageOps.exif_transpose(picture)), name
         with Image.open(picture, formats=FORMATS) as image:
             _check_size(image)
+            _check_work(image)
             image.draft("L", (_LARGEST, _LARGEST))  # a large JPEG need not be decoded in full
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies, and a large one takes 400 MB
             return _grey(image), name
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
@@ -122,13 +128,28 @@ def _check_size(image: Image.Image) -> None:
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:
         raise ImageError(f"{image.width}x{image.height} pixels: no more than {most:,} are read")
+    if max(image.size) > _LONGEST:
+        raise ImageError(f"{image.width}x{image.height} pixels: no side of more than {_LONGEST:,} is read")
+
+
+def _check_work(image: ImageFile.ImageFile) -> None:
+    """Refuse a file of some kilobytes that Pillow would be about for minutes."""
+    pixels = image.width * image.height
+    if image.format in ("JPEG", "MPO") and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        scans = image.fp.read().count(b"\xff\xda")
+        image.fp.seek(place)
+        if scans * pixels > _MOST_SCANNED:
+            raise ImageError(f"{image.width}x{image.height} pixels in {scans:,} scans: they would take too long")
+    if image.tile and image.tile[0].codec_name == "bmp_rle" and pixels > _MOST_RUN_LENGTH_CODED:
+        raise ImageError(f"run-length coded: no more than {_MOST_RUN_LENGTH_CODED:,} pixels are read")
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     _check_size(image)
-    image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
     elif image.mode == "LAB":
         image = image.getchannel("L")
     elif image.mode.startswith("I;16"):
@@ -275,6 +296,8 @@ def _without_specks(ink: np.ndarray) -> np.ndarray:
     others of a tenth of the picture's length.
     """
     parts, number = ndimage.label(ink, np.ones((3, 3)))
+    if number == 1:
+        return ink
     areas = np.bincount(parts.ravel())
     areas[0] = 0
     edge = _edge(parts)
@@ -293,19 +316,15 @@ def mend_stroke(ink: np.ndarray) -> np.ndarray:
     """
     length = max(ink.shape)
     height, width = (max(1, round(_DIGIT * side / length)) for side in ink.shape)
-    distance = _distance_to_edge(np.pad(_resize(ink, height, width), _DIGIT // 10) > 0.5)
-    stroke = 4 * distance[distance > 0].mean() * 20 / _DIGIT
+    mask = np.pad(_resize(ink, height, width), _DIGIT // 10) > 0.5
+    inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
+    stroke = 4 * inside[mask].mean() * 20 / _DIGIT
     wanted = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
     if wanted == stroke:
         return ink
     outwards = (wanted - stroke) / (1 - wanted / 20) / 2 * _DIGIT / 20  # as the box of 20 pixels will grow with it
+    distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
     return trim(np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32))
-
-
-def _distance_to_edge(mask: np.ndarray) -> np.ndarray:
-    """From each pixel's centre, in pixels; negative outside."""
-    inside, outside = (ndimage.distance_transform_edt(side) for side in (mask, ~mask))
-    return np.asarray(np.where(mask, inside - 0.5, 0.5 - outside))
 
 
 def trim(ink: np.ndarray) -> np.ndarray:
@@ -332,7 +351,14 @@ def centre(digit: np.ndarray) -> np.ndarray:
 
 
 def _over_otsus_threshold(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(pixels > threshold_otsu(pixels))  # type: ignore[no-untyped-call]
+    # Counted here: threshold_otsu's own count is the same, but slow, and fails where the floats are all but equal.
+    ordered = np.sort(pixels, axis=None)
+    if ordered[0] == ordered[-1]:
+        return np.zeros(pixels.shape, bool)
+    edges = np.linspace(ordered[0], ordered[-1], 257, dtype=np.float32)
+    counts = np.diff(ordered.searchsorted(edges[1:-1]), prepend=0, append=ordered.size)
+    threshold = threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))  # type: ignore[no-untyped-call]
+    return np.asarray(pixels > threshold)
 
 
 def _edge(pixels: np.ndarray) -> np.ndarray:

@@ -37,8 +37,11 @@ def read_json(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"its dtype is {content['dtype']!r}, neither float32 nor float64")
     layers = []
     for name in ("weights", "biases"):
+        numbers = [number for rows in content[name] for row in rows for number in (row if type(row) is list else [row])]
+        if not {*map(type, numbers)} <= {int, float}:  # in an array of texts, the shortest takes as much as the longest
+            raise ValueError(f"its {name} are not all numbers")
         arrays = [np.array(rows) for rows in content[name]]
-        if any(array.dtype.kind not in "fiu" for array in arrays):
+        if any(array.dtype.kind not in "fiu" for array in arrays):  # but an integer beyond 64 bits
             raise ValueError(f"its {name} are not all numbers")
         with np.errstate(over="ignore"):  # what becomes infinite is refused with what is
             layers.append([array.astype(content.get("dtype", "float64")) for array in arrays])

@@ -95,8 +95,8 @@ def parity(
     if engine == "compiled" and train is None and in_step is None:
         raise OptionError("--engine compiled: it is for --train and --in-step")
     hardware = {bits: choose_hardware(accelerator, 1, bits) for bits in precision}
-    for bits in hardware:
-        if engine == "compiled" and (obstacle := obstacle_to_compiling(hardware[bits])):
+    for bits, chosen in hardware.items():
+        if engine == "compiled" and (obstacle := obstacle_to_compiling(chosen)):
             raise OptionError(f"--engine compiled, --precision {bits}: {obstacle}; use --engine eager")
     torch.manual_seed(seed)
     network = SigmoidMLP((784, *hidden, 10))

@@ -1,36 +1,76 @@
 """What a run shows and records while it trains."""
 
 import csv
+import io
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from torchdigits.checkpoints import read_checkpoint, write_whole
+from torchdigits.errors import CheckpointError, DivergedError
+from torchdigits.runs import BEST, COLUMNS, LAST, best_of
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints that are there whole, or as they were, wherever the process is killed; reads them safely."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, file := io.BytesIO())
+        write_whole(Path(path), file.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
 
 
 class EpochLog(L.Callback):
-    """An epoch a line, printed and in metrics.csv; on a terminal also a progress bar of the whole run.
+    """After each epoch last.ckpt, then best.ckpt if it is the best so far, and a line, printed and in metrics.csv.
+
+    On a terminal there is also a progress bar of the whole run.
 
     Args:
-        path: of metrics.csv.
+        folder: the run's.
         validation_count: number of validation images.
+        run: what last.ckpt is to tell of the run, besides `rows`.
+        rows: of the epochs that are finished already.
 
     Attributes:
-        rows: what metrics.csv holds. Epochs count from 1; seconds are those of an epoch with its validation.
+        rows: what metrics.csv holds, by COLUMNS. Epochs count from 1; seconds are those of an epoch with its validation
+            and without its checkpoints.
+        kept: the epochs that last.ckpt has.
+        started: whether training has begun.
     """
 
-    def __init__(self, path: Path, validation_count: int) -> None:
-        self.path = path
+    def __init__(self, folder: Path, validation_count: int, run: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self.folder = folder
         self.validation_count = validation_count
-        self.rows: list[dict[str, float]] = []
+        self.run = run
+        self.rows = rows
+        self.kept = len(rows)
+        self.started = False
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
         self._task = self._bar.add_task("training")
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"run": json.dumps(self.run | {"rows": self.rows})}  # one value, however many epochs there are
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder = trainer.strategy.broadcast(self.folder)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch != len(self.rows):
+            raise CheckpointError(f"{self.folder / LAST} is damaged: its epochs are not those of its metrics")
+        self.started = True
         if trainer.is_global_zero:
+            if self.rows:
+                self._write(self.rows, "w")
             self._bar.update(self._task, total=trainer.max_epochs)
             self._bar.start()
 
@@ -44,29 +84,38 @@ class EpochLog(L.Callback):
             self._bar.update(self._task, completed=trainer.current_epoch + batch_idx / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        measured = trainer.callback_metrics
+        epoch, measured = trainer.current_epoch + 1, trainer.callback_metrics
+        if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
+            kept = f"{self.folder / LAST} has epoch {epoch - 1}" if self.rows else "nothing is kept"
+            raise DivergedError(
+                f"epoch {epoch}: the weights are no finite numbers any more, the run has diverged; {kept};"
+                " use a smaller --learning-rate"
+            )
         row = {
-            "epoch": trainer.current_epoch + 1,
-            **{
-                f"{split}_{quantity}": round(measured[f"{split}_{quantity}"].item(), 6)
-                for split in ("training", "validation")
-                for quantity in ("cost", "accuracy")
-            },
+            "epoch": epoch,
+            **{name: round(measured[name].item(), 6) for name in COLUMNS[1:-1]},
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         self.rows.append(row)
+        trainer.save_checkpoint(self.folder / LAST)
+        self.kept = epoch
+        if best_of(self.rows) is row:
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         if trainer.is_global_zero:
-            with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row)
-                if len(self.rows) == 1:
-                    writer.writeheader()
-                writer.writerow(row)
+            self._write([row], "a" if epoch > 1 else "w")
             correct = round(row["validation_accuracy"] * self.validation_count)
             print(
-                f"Epoch {row['epoch']}/{trainer.max_epochs}: {correct} / {self.validation_count} validation,"
+                f"Epoch {epoch}/{trainer.max_epochs}: {correct} / {self.validation_count} validation,"
                 f" cost {row['training_cost']:.4f}, {row['seconds']:.2f} s",
                 flush=True,
             )
+
+    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
+        with (self.folder / "metrics.csv").open(mode, newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_bar()

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import nan
@@ -21,9 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from torchdigits.checkpoints import save_network
-from torchdigits.cli import OptionalPath, OptionalText, make_empty_folder
+from torchdigits.cli import OptionalPath, OptionalText, check_same_options, make_empty_folder
 from torchdigits.datasets import load_splits
-from torchdigits.errors import DataError, OptionError
+from torchdigits.errors import DataError, OptionError, reason
 from torchdigits.figures import Spread, plot_spreads, plot_strips
 from torchdigits.population import Member, Row, Trained, memory_for_slices, population, slices_of, train_slices
 from torchdigits.training import (
@@ -186,14 +185,13 @@ class _Sweep:
         try:
             record = json.loads((self._folder / "sweep.json").read_bytes())
             options, self.parts = dict(record["options"]), list(record["parts"])
+            if any(not _alike(options.get(name), value) for name, value in self._options.items()):
+                raise ValueError("its options are not a sweep's")
         except FileNotFoundError:
             raise OptionError(f"--resume: there is no sweep in {self._folder}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self._folder / 'sweep.json'} is damaged: {error}") from error
-        for name, value in self._options.items():
-            if (there := options.get(name)) != value:
-                option = f"--{name.replace('_', '-')}"
-                raise OptionError(f"{option} {_words(value)}: the sweep in {self._folder} has {_words(there)}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{self._folder / 'sweep.json'} is damaged: {reason(error)}") from error
+        check_same_options(self._options, options, f"the sweep in {self._folder}")
         table = self._folder / "sweep.csv"
         try:
             with table.open(newline="") as file:
@@ -201,13 +199,16 @@ class _Sweep:
                 self.rows = [_row(cells) for cells in reader]
             if tuple(reader.fieldnames or ()) != _COLUMNS:
                 raise ValueError("other columns")
-            whole = Counter(row.member for row in self.rows)
-            if not whole.keys() <= self._order.keys() or not set(whole.values()) <= {self._options["epochs"]}:
+            epochs: dict[Member, list[int]] = {}
+            for row in self.rows:
+                epochs.setdefault(row.member, []).append(row.epoch)
+            wanted = list(range(1, self._options["epochs"] + 1))
+            if not epochs.keys() <= self._order.keys() or any(found != wanted for found in epochs.values()):
                 raise ValueError("other networks or epochs")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{table} is damaged: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            raise DataError(f"{table} is damaged: {reason(error)}") from error
         self.best = self._best(self.rows)
         if self.best is not None and self._candidate(self.best).exists():  # killed before the last line of add
             self._candidate(self.best).replace(self._folder / "best.ckpt")
@@ -429,8 +430,11 @@ def _in_words(hidden: tuple[int, ...]) -> str:
     return "-".join(map(str, (784, *hidden, 10)))
 
 
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _alike(one: Any, other: Any) -> bool:
+    """Whether it is of the same type, and can be shown."""
+    if isinstance(other, list):
+        return isinstance(one, list) and all(_alike(item, other[0]) for item in one)
+    return type(one) is type(other) and str(one).isprintable()
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -444,4 +448,7 @@ def _row(cells: dict[str, str]) -> Row:
     validation, test = (
         int(cells[f"{split}_correct"]) if cells[f"{split}_correct"] else None for split in ("validation", "test")
     )
+    counts = [count for count in (validation, test) if count is not None]
+    if len(counts) == 1 or not all(0 <= count < 2**31 for count in counts):
+        raise ValueError("no counts of images")
     return Row(member, int(cells["epoch"]), validation, test, cells["lost_digits"])

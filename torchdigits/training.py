@@ -1,5 +1,6 @@
 """One training run, from its options to a tested checkpoint."""
 
+import errno
 import json
 import logging
 import os
@@ -8,27 +9,32 @@ import shlex
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
 
 from torchdigits import __version__
-from torchdigits.cli import OptionalPath
-from torchdigits.errors import OptionError
+from torchdigits.checkpoints import write_whole
+from torchdigits.cli import OptionalPath, check_same_options, interruptible
+from torchdigits.errors import CheckpointError, DataError, OptionError, TorchDigitsError
 from torchdigits.figures import plot_learning_curves
+from torchdigits.runs import BEST, LAST, SavedRun, best_of, held, mend, new_folder, read_run, remove_if_empty, way_on
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from torchdigits.classifier import CompiledDigitClassifier, DigitClassifier
     from torchdigits.datamodule import DigitsDataModule
+    from torchdigits.progress import EpochLog
 
 # In Lightning's words; tf32 is a way of the GPU's to multiply floats.
 _PRECISIONS = {"32": "32-true", "64": "64-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 # Of a mini-batch, from which on threads pay: measured on two cores, where 0.8 million took 1.5 times as long with two.
 _PRODUCTS_WORTH_THREADS = 10**6
+_PRODUCTS_A_SECOND = 8 * 10**9  # of a core, in an update of 25 to 35 us of the original's network
 # In a run, from which on compiling pays: it takes 3 to 12 s, and an update of the eager engine 1 ms.
 UPDATES_WORTH_COMPILING = 10_000
 # Mini-batches in a compiled block: of MNIST's 5,000 in an epoch, blocks of 250 took 3 % longer, and of 2,500 13 %.
@@ -49,11 +55,12 @@ def train(
     precision: Literal["32", "64", "bf16"] = "32",
     engine: Literal["auto", "eager", "compiled"] = "auto",
     output: Path = Path("checkpoints"),
+    resume: OptionalPath = None,
 ) -> Path:
     """Train a network of sigmoid neurons to recognise digits, and test the best of its epochs.
 
     Makes a new folder with best.ckpt (by validation accuracy), last.ckpt, metrics.csv, curve.png and run.json. The
-    same seed on the same machine gives the same network, bit for bit.
+    same seed on the same machine gives the same network, bit for bit, also if it is interrupted and goes on.
 
     Args:
         dataset: mnist, or the 1,797 small digits that come with scikit-learn.
@@ -69,77 +76,162 @@ def train(
         engine: eager is plain Lightning, an update at a time; compiled takes hundreds at a time, many times as fast;
             auto compiles if the run has 10,000 updates or more, and if it can be done here.
         output: the folder in which the run's own is made.
+        resume: go on with the run in this folder, after its last finished epoch; the other options are those that it
+            was begun with, but there may be more epochs.
 
     Returns:
         The run's folder; of several processes only the first knows it, the others return `output`.
 
     Raises:
-        OptionError: an option that makes no sense, or that this machine cannot honour.
-        DataError: the dataset cannot be had.
+        OptionError: an option that makes no sense, that this machine cannot honour, or that is not the resumed run's;
+            a folder or a file that cannot be written.
+        DataError: the dataset cannot be had, or is not the resumed run's.
+        CheckpointError: there is no run to resume, or it is damaged.
+        DivergedError: the weights are no finite numbers after an epoch; the run ends with the one before.
+        Interrupted: by Ctrl-C or SIGTERM.
     """
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    if epochs < 1:
-        raise OptionError(f"--epochs {epochs}: it must be 1 or more")
-    hardware = choose_hardware(accelerator, _processes(devices), precision)
+    options = {name: value for name, value in locals().items() if name != "resume"}
+    log: EpochLog | None = None  # noqa: F823  # the annotation is not evaluated
 
-    import lightning as L  # here, because --help and a mistyped option should not wait for Lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.utilities import rank_zero_only
+    def kept() -> str:
+        if log is None or not log.kept:
+            return "no epoch was finished, nothing is kept"
+        more = "" if resume is None else f" --epochs {epochs}"
+        return f"{log.kept} of {epochs} epochs are kept; go on with {way_on(log.folder)}{more}"
 
-    from torchdigits.classifier import DigitClassifier
-    from torchdigits.datamodule import DigitsDataModule
-    from torchdigits.progress import EpochLog
+    with interruptible(kept), ExitStack() as stack:
+        if epochs < 1:
+            raise OptionError(f"--epochs {epochs}: it must be 1 or more")
+        hardware = choose_hardware(accelerator, _processes(devices), precision)
+        options["devices"] = hardware["devices"]
+        saved = None
+        if resume is not None:
+            saved = read_run(resume, _option_types())
+            _check_resumed(options, saved)
 
-    datamodule = DigitsDataModule(dataset, data_dir, batch_size, seed)
-    torch.manual_seed(seed)
-    classifier = DigitClassifier((784, *hidden, 10), learning_rate)
-    splits = datamodule.splits
-    versions = versions_here()
-    products = batch_size * sum(parameter.numel() for parameter in classifier.parameters())
-    with quiet(), torch_settings(products, torch.float64 if precision == "64" else torch.float32):
-        classifier, reason = choose_engine(engine, classifier, datamodule, epochs, hardware)
-        # The first process makes the folder and writes; Lightning tells the others where the checkpoints are.
+        import lightning as L  # here, because --help and a mistyped option should not wait for Lightning
+        from lightning.pytorch.utilities import rank_zero_only
+
+        from torchdigits.classifier import DigitClassifier
+        from torchdigits.datamodule import DigitsDataModule
+        from torchdigits.progress import EpochLog, WholeFiles
+
+        datamodule = DigitsDataModule(dataset, data_dir, batch_size, seed)
+        torch.manual_seed(seed)
+        classifier = DigitClassifier((784, *hidden, 10), learning_rate)
+        splits, fingerprint = datamodule.splits, datamodule.splits.fingerprint()
+        if saved is not None and fingerprint != saved.fingerprint:
+            raise DataError(f"{dataset} has other images or labels than the run in {saved.folder} was begun with")
+        products = batch_size * sum(parameter.numel() for parameter in classifier.parameters())
+        stack.enter_context(quiet())
+        stack.enter_context(torch_settings(products, torch.float64 if precision == "64" else torch.float32))
+        block_size = min(BLOCK_SIZE, max(1, _PRODUCTS_A_SECOND // products))  # Ctrl-C is heard between blocks
+        classifier, reason = choose_engine(engine, classifier, datamodule, epochs, hardware, block_size)
+
+        # The first process makes the folder and writes; the others hear from it where that is.
         is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-        folder = _new_folder(output, "-".join(map(str, (dataset, *classifier.network.sizes)))) if is_first else output
+        folder = output if saved is None else saved.folder
         if is_first:
+            if saved is None:
+                folder = new_folder(output, "-".join(map(str, (dataset, *classifier.network.sizes))))
+                stack.callback(remove_if_empty, folder)
+            stack.enter_context(held(folder))
             print(f"Engine: {reason}", flush=True)
-        log = EpochLog(folder / "metrics.csv", len(splits.validation.labels))
-        best = ModelCheckpoint(folder, "best", monitor="validation_accuracy", mode="max", save_weights_only=True)
-        last = ModelCheckpoint(folder, "last", enable_version_counter=False)
-        trainer = L.Trainer(
-            **hardware,
-            max_epochs=epochs,
-            callbacks=[log, best, last],
-            deterministic=True,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(classifier, datamodule)
-        # The one look at the test images.
-        trainer.test(classifier, datamodule, best.best_model_path, verbose=False, weights_only=True)
-    if is_first:
-        test_count = len(splits.test.labels)
-        test_correct = round(trainer.callback_metrics["test_accuracy"].item() * test_count)
-        best_epoch = max(log.rows, key=lambda row: row["validation_accuracy"])
-        record = {
-            "options": options,
-            "engine": reason,
-            "versions": versions,
-            "hardware": hardware | {"device": device_name(hardware["accelerator"])},
-            "dataset": {"sha256": splits.fingerprint()}
-            | {name: len(part.labels) for name, part in splits._asdict().items()},
-            "best": best_epoch,
-            "test": {"correct": test_correct, "total": test_count},
-        }
-        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-        plot_learning_curves(log.rows, title_of_run(record), folder / "curve.png")
-        checkpoint = shlex.quote(str(folder / "best.ckpt"))
-        print(f"Test: {test_correct} / {test_count} with the best network, of epoch {best_epoch['epoch']}")
-        print(f"Saved as {checkpoint}; use it with")
-        print(f"    python scripts/predict.py --checkpoint {checkpoint} PICTURE")
+        try:
+            if is_first and resume is not None:
+                saved = read_run(resume, _option_types())  # again, now that no other process writes there
+                mend(saved)
+            chosen = {"accelerator": hardware["accelerator"], "engine": reason.partition(",")[0]}
+            run = {"options": _plain(options | chosen), "fingerprint": fingerprint}
+            log = EpochLog(folder, len(splits.validation.labels), run, [] if saved is None else saved.rows)
+            trainer = L.Trainer(
+                **hardware,
+                max_epochs=epochs,
+                callbacks=[log],
+                plugins=[WholeFiles()],
+                deterministic=True,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            if log.kept < epochs:
+                _fit(trainer, classifier, datamodule, log, saved)
+            # The one look at the test images.
+            trainer.test(classifier, datamodule, log.folder / BEST, verbose=False, weights_only=True)
+            if is_first:
+                test_count = len(splits.test.labels)
+                test_correct = round(trainer.callback_metrics["test_accuracy"].item() * test_count)
+                record = {
+                    "options": _plain(options),
+                    "engine": reason,
+                    "versions": versions_here(),
+                    "hardware": hardware | {"device": device_name(hardware["accelerator"])},
+                    "dataset": {"sha256": fingerprint}
+                    | {name: len(part.labels) for name, part in splits._asdict().items()},
+                    "best": (best := best_of(log.rows)),
+                    "test": {"correct": test_correct, "total": test_count},
+                }
+                plot_learning_curves(log.rows, title_of_run(record), folder / "curve.png")
+                write_whole(folder / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+                checkpoint = shlex.quote(str(folder / BEST))
+                print(f"Test: {test_correct} / {test_count} with the best network, of epoch {best['epoch']}")
+                print(f"Saved as {checkpoint}; use it with")
+                print(f"    python scripts/predict.py --checkpoint {checkpoint} PICTURE")
+        except OSError as error:
+            if error.filename is None and error.errno != errno.ENOSPC:
+                raise
+            what = f"cannot write {error.filename or 'to the disk'}: {error.strerror}"
+            raise OptionError(f"{what}; {kept()}") from error
     return folder
+
+
+def saved_options(run: Path) -> dict[str, Any]:
+    """The options with which train() goes on with a run.
+
+    Args:
+        run: its folder, or the last.ckpt in it.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    return read_run(run, _option_types()).options
+
+
+def _option_types() -> dict[str, Any]:
+    return {name: kind for name, kind in get_type_hints(train).items() if name not in ("resume", "return")}
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def _check_resumed(options: dict[str, Any], saved: SavedRun) -> None:
+    """Refuse options with which a run would not be the same that was begun."""
+    free = ("data_dir", "epochs", "accelerator", "engine")
+    fixed = {name: value for name, value in options.items() if name not in free}
+    check_same_options(fixed, saved.options, f"the run in {saved.folder}")
+    if options["epochs"] < len(saved.rows):
+        raise OptionError(f"--epochs {options['epochs']}: the run in {saved.folder} has {len(saved.rows)} already")
+
+
+def _fit(
+    trainer: "L.Trainer",
+    classifier: "DigitClassifier",
+    datamodule: "DigitsDataModule",
+    log: "EpochLog",
+    saved: SavedRun | None,
+) -> None:
+    path = None if saved is None else saved.folder / LAST
+    try:
+        trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=None if saved is None else True)
+    except (TorchDigitsError, OSError):
+        raise
+    except Exception as error:
+        if saved is None or log.started:
+            raise
+        raise CheckpointError(f"{path} is damaged: {root_cause(error)}") from error
 
 
 def title_of_run(record: dict[str, Any]) -> str:
@@ -260,20 +352,6 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _new_folder(output: Path, name: str) -> Path:
-    """Make the first of `name-run1`, `name-run2`, ... that is not yet in `output`."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            folder = output / f"{name}-run{number}"
-            with suppress(FileExistsError):
-                folder.mkdir()
-                break
-    except OSError as error:
-        raise OptionError(f"--output {output}: no folder can be made there: {error.strerror}") from error
-    return folder
-
-
 @contextmanager
 def torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
     """What a run needs of torch's settings, all of which are given back as they were.
@@ -306,18 +384,18 @@ def quiet() -> Iterator[None]:
 
     Nor with the one of torch's compiler about machines with CUDA's tools and no GPU.
     """
-    names = ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+    names = dict.fromkeys(("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"), logging.ERROR)
+    names["torch._inductor"] = logging.CRITICAL + 1  # what it could not compile, choose_engine says
+    levels = {name: logging.getLogger(name).level for name in names}
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        for name, level in names.items():
+            logging.getLogger(name).setLevel(level)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def versions_here() -> dict[str, str]:
@@ -339,7 +417,7 @@ def device_name(accelerator: str) -> str:
     if accelerator == "gpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -3,11 +3,13 @@
 import socket
 
 import torch
+from PIL import Image
 
 from torchdigits.cli import OptionalPath
 from torchdigits.errors import OptionError
 from torchdigits.images import quiet_pillow
 
+MAX_PIXELS = 64_000_000  # of a picture: a WebP takes 15 bytes for each
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a listener at every address is found from its own machine
 
 
@@ -21,22 +23,22 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: OptionalPath
         checkpoint: the trained network; the shipped one by default.
     """
     try:
-        import uvicorn
-
         from torchdigits.web.app import application
+        from torchdigits.web.patience import server
     except ImportError as error:
         raise OptionError(f"the page: {error.name} is missing; pip install -e '.[web]'") from error
     quiet_pillow()
     app = application(checkpoint, host)
     with listen(host, port) as listener:
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        # Pillow's blocks so large that glibc gives them back to the system; of smaller ones it keeps 400 MB.
+        Image.core.set_block_size(2**26)  # type: ignore[attr-defined]  # which Pillow documents
         torch.set_num_threads(1)  # one picture does not keep two busy
-        # The application logs what goes wrong; uvicorn would also log what Ctrl-C interrupts.
-        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
         shown = _LOOPBACK.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown
         try:
             print(f"Draw at http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
-            uvicorn.Server(config).run([listener])
+            server(app).run([listener])
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 

@@ -11,6 +11,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from PIL import Image
 from pydantic import BaseModel, Field
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -20,11 +21,13 @@ from starlette.requests import ClientDisconnect
 from torchdigits import __version__
 from torchdigits.checkpoints import shipped_checkpoint
 from torchdigits.errors import ImageError
-from torchdigits.inference import Recognizer
+from torchdigits.images import FORMATS
+from torchdigits.inference import Recognition, Recognizer
 from torchdigits.web.guard import MAX_BYTES, Guard, refuse
 
 IN_MEMORY = 1_000_000  # of a picture; the rest waits on the disk
-DECODERS = 2  # pictures taken apart at a time: a large one takes a gigabyte
+DECODERS = 2  # pictures taken apart at a time
+LARGE = 4_000_000  # pixels, from which on one is taken apart at a time: 64 million take a gigabyte and seconds
 
 FILES = {
     "/": ("index.html", "text/html"),
@@ -95,7 +98,11 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
     """
     recognizer = Recognizer(checkpoint)
     network = _describe(recognizer, checkpoint or shipped_checkpoint()).model_dump_json()
-    decoders = ThreadPoolExecutor(DECODERS, "decoder")
+    decoders, large_decoder = ThreadPoolExecutor(DECODERS, "decoder"), ThreadPoolExecutor(1, "large decoder")
+
+    def recognize_small(picture: BinaryIO) -> Recognition | None:
+        return None if _is_large(picture) else recognizer.recognize(picture)
+
     refused = _failures({403: "asked by another site's page", 421: "asked under another name than its own"})
     app = FastAPI(
         title="torchdigits",
@@ -127,7 +134,10 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
     async def recognize(request: Request) -> Answer:
         """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
         async with _picture_of(request) as picture:
-            found = await asyncio.get_running_loop().run_in_executor(decoders, recognizer.recognize, picture)
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(decoders, recognize_small, picture)
+            if found is None:
+                found = await loop.run_in_executor(large_decoder, recognizer.recognize, picture)
         return Answer(
             digit=found.digit,
             runner_up=found.runner_up,
@@ -142,6 +152,16 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
         return Response(network, media_type="application/json")
 
     return app
+
+
+def _is_large(picture: BinaryIO) -> bool:
+    try:
+        with Image.open(picture, formats=FORMATS) as image:
+            return image.width * image.height > LARGE
+    except Exception:  # whatever it is, the recognizer says it
+        return False
+    finally:
+        picture.seek(0)
 
 
 @asynccontextmanager

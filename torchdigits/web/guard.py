@@ -1,7 +1,9 @@
 """What stands before the application: whom it answers, how much it reads, what a browser may do with the answers."""
 
+import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from socket import gethostname
 
@@ -11,6 +13,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BYTES = 10_000_000  # of a request's body
+LARGE = 200_000  # bytes of a body, of which so many are read and answered at a time; a drawing has some 6,000
+LARGE_AT_A_TIME = 8
 TOO_LARGE = f"the body is larger than {MAX_BYTES:,} bytes"
 
 HEADERS = {
@@ -32,6 +36,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self.app = app
+        self.large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self.names = {"127.0.0.1", "localhost", "[::1]", host.lower(), f"[{host.lower()}]"}
         self.by_any_address = _is_address(host) and ip_address(host).is_unspecified
         if self.by_any_address:
@@ -40,14 +45,16 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        left = MAX_BYTES
+        read = 0
 
         async def receive_so_much() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
+            nonlocal read
+            before, message = read, await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BYTES:
                 raise HTTPException(413, TOO_LARGE)
+            if before <= LARGE < read:  # others wait here, and uvicorn reads no more of theirs than it has
+                await place.enter_async_context(self.large)
             return message
 
         async def send_with_headers(message: Message) -> None:
@@ -65,7 +72,9 @@ class Guard:
             app = refuse(403, "this server answers no other site's page")
         elif int(headers.get("content-length", 0)) > MAX_BYTES:
             app = refuse(413, TOO_LARGE)
-        return await app(scope, receive_so_much, send_with_headers)
+        async with AsyncExitStack() as place:
+            await app(scope, receive_so_much, send_with_headers)
+        return None
 
     def _is_own(self, host: str, port: int) -> bool:
         parts = re.fullmatch(r"(\[[^\]]+\]|[^:]+)(?::([0-9]{1,5}))?", host)

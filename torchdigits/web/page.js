@@ -3,6 +3,8 @@
 const PEN = 0.085; // width of a stroke, of the paper's side
 const SENT = 224; // side of the picture that is sent, in pixels
 const PATIENCE = 10_000; // milliseconds for an answer
+const PROMPT = 100; // milliseconds; a server that takes longer is busy, and is left alone for as long as it took,
+const REST = 1000; // but no longer than this
 const SILENCE = 700; // milliseconds without a new answer before a screen reader says the last
 
 const byId = (id) => document.getElementById(id);
@@ -141,11 +143,14 @@ async function ask() {
   for (let asked = null; asked !== changes; ) {
     await new Promise(requestAnimationFrame);
     asked = changes;
-    const start = starts;
+    const [start, since] = [starts, performance.now()];
     const reply = isEmpty() ? {} : await recognize();
-    if (start !== starts) continue;
-    complain(reply.error ?? "");
-    show(reply.outputs ? reply : null);
+    const took = performance.now() - since;
+    if (start === starts) {
+      complain(reply.error ?? "");
+      show(reply.outputs ? reply : null);
+    }
+    if (took > PROMPT) await new Promise((resolve) => setTimeout(resolve, Math.min(took, REST)));
   }
   asking = false;
 }
