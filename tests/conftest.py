@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
+from xdist.scheduler import LoadScopeScheduling
 
 from torchdigits import sgd
 from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
@@ -44,10 +45,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named or cores == 1 else min(cores, 4)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that share a browser, or a cluster, are one worker's: there is one of each, and it is slow to start."""
-    if item.path.stem in ("test_browser", "test_cluster"):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """A test goes to the next free worker; those that share a browser, a cluster or trained runs go to the same one."""
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(("test_browser.py", "test_cluster.py", "test_faults.py")) else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -85,12 +91,11 @@ def digits() -> DigitSplits:
 @contextmanager
 def served(application: "FastAPI") -> Iterator[str]:
     """Serve the web application on a free port; the address."""
-    import uvicorn
-
     from torchdigits.web import listen
+    from torchdigits.web.patience import server as server_of
 
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+        server = server_of(application)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -23,9 +23,11 @@ def address() -> Iterator[str]:
     """Of a cluster on this machine: a head that only schedules, and two nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)  # which every node takes for itself
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 2**20})
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+    signal.signal(signal.SIGTERM, before)
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 

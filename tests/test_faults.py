@@ -164,6 +164,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         if self.current_epoch == 3:
             signal.raise_signal(number)
 
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         patch.setattr(DigitClassifier, "on_train_batch_start", interrupt)
         outcome = run_script("train.py", *words(OPTIONS | {"engine": engine}), "--output", tmp_path)
@@ -172,8 +173,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert outcome.status == status
     assert outcome.err == f"error: interrupted: 3 of 5 epochs are kept; go on with {command}\n"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as they were
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers  # as they were
     outcome = run_script(*command.removeprefix("python scripts/").split())
     assert (outcome.status, outcome.err) == (0, "")
     assert re.findall(r"^Epoch (\d)/5", outcome.out, re.MULTILINE) == ["4", "5"]

@@ -161,8 +161,8 @@ def _answers(digits: Digits, activations: Tensor, what: str, folder: Path) -> li
         "## Digits",
         "\n".join(table),
         (
-            "Recall is the share of a digit's images that are recognised, precision the share of right answers among those"
-            " that name it, and F1 their harmonic mean."
+            "Recall is the share of a digit's images that are recognised, precision the share of right answers among"
+            " those that name it, and F1 their harmonic mean."
         ),
         "![Confusion matrix: how many images of each digit were taken for which](confusion.png)",
     ]

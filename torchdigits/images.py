@@ -271,7 +271,10 @@ def keep_ink(flat: np.ndarray) -> np.ndarray:
     """
     length = max(flat.shape) / (1 + 2 * _MARGIN)
     ink = _ink_mask(_blur(flat, length / 80))
-    near = ndimage.distance_transform_edt(~ink) <= max(1.5, length / 20)
+    edge = max(1.5, length / 20)
+    top, bottom, left, right = (np.array(_box(ink)) + ceil(edge) * np.array([-1, 1, -1, 1])).clip(0)
+    near = np.zeros(ink.shape, bool)
+    near[top:bottom, left:right] = ndimage.distance_transform_edt(~ink[top:bottom, left:right]) <= edge
     full = np.percentile(flat[ink], 75)
     if full < _LEAST_CONTRAST:
         raise NoInkError("too little contrast between ink and paper")
