@@ -215,19 +215,23 @@ def broken_checkpoints() -> Named:
     for signature, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         flagged[flagged.index(signature) + place] |= 1
     yield "encrypted", bytes(flagged)
-    yield "one entry a thousand times", overlapping(zipped(of_layer(WEIGHTS, BIASES), {"data/0": bytes(10**6)}))
+    large = zipped(of_layer(WEIGHTS, BIASES), {"data/0": bytes(10**6)})
+    yield "one entry a thousand times", overlapping(large)
+    yield "one name ten thousand times, of nothing", overlapping(large, 10_000, nothing=True)
     lying = bytearray(zipped(SOUND))
     at = lying.rindex(b"PK\x01\x02")
     lying[at + 20 : at + 28] = struct.pack("<II", 2**31, 2**31)
     yield "an entry of 2 GB", bytes(lying)
 
 
-def overlapping(content: bytes) -> bytes:
-    """The archive with a thousand entries more that all are its last one."""
+def overlapping(content: bytes, times: int = 1000, nothing: bool = False) -> bytes:
+    """The archive with entries more that all are its last one, by other names; or by its own, with no content."""
     directory = content.index(b"PK\x01\x02")
     last, end = content.rindex(b"PK\x01\x02"), content.index(b"PK\x05\x06")
-    copies = b"".join(content[last:end].replace(b"data/0", f"d{key:05d}".encode()) for key in range(1000))
-    count, size = len(re.findall(b"PK\x01\x02", content)) + 1000, end - directory + len(copies)
+    copies = b"".join(content[last:end].replace(b"data/0", f"d{key:05d}".encode()) for key in range(times))
+    if nothing:
+        copies = (content[last : last + 20] + bytes(8) + content[last + 28 : end]) * times + content[last:end]
+    count, size = len(re.findall(b"PK\x01\x02", content)) + times + nothing, end - directory + len(copies)
     return content[:end] + copies + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, size, directory, 0)
 
 

@@ -36,6 +36,7 @@ OPTIONS: dict[str, Any] = {
     "accelerator": "cpu",
     "engine": "eager",
 }
+SCRIPT = ROOT / "scripts" / "train.py"
 NAME = "digits-784-12-10-run1"
 FILES = ["best.ckpt", "curve.png", "last.ckpt", "metrics.csv", "run.json"]
 
@@ -169,19 +170,19 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         patch.setattr(DigitClassifier, "on_train_batch_start", interrupt)
         outcome = run_script("train.py", *words(OPTIONS | {"engine": engine}), "--output", tmp_path)
     folder = tmp_path / NAME
-    command = f"python scripts/train.py --resume {folder}"
+    command = f"python {SCRIPT} --resume {folder}"
     assert outcome.status == status
     assert outcome.err == f"error: interrupted: 3 of 5 epochs are kept; go on with {command}\n"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv"]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers  # as they were
-    outcome = run_script(*command.removeprefix("python scripts/").split())
+    outcome = run_script("train.py", *command.split()[2:])
     assert (outcome.status, outcome.err) == (0, "")
     assert re.findall(r"^Epoch (\d)/5", outcome.out, re.MULTILINE) == ["4", "5"]
     assert_same_run(folder, runs[engine])
 
 
 def test_a_process_that_is_interrupted_early_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, words(OPTIONS))]
+    command = [sys.executable, str(SCRIPT), *map(str, words(OPTIONS))]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, "--output", str(tmp_path)], **options) as process:  # type: ignore[call-overload]
         assert process.stdout is not None
@@ -225,6 +226,11 @@ def test_options_that_contradict_the_run_are_refused(
     before = {path.name: path.read_bytes() for path in begun.iterdir()}
     assert_one_line_error(run_script("train.py", "--resume", begun, *options), *words, str(begun))
     assert {path.name: path.read_bytes() for path in begun.iterdir()} == before
+
+
+def test_a_run_may_be_told_the_folder_that_it_is_in(run_script: Run, begun: Path) -> None:
+    outcome = run_script("train.py", "--resume", begun, "--output", begun.parent / ".." / begun.parent.name)
+    assert (outcome.status, outcome.err) == (0, "")
 
 
 def test_another_dataset_of_the_same_name_is_refused(
@@ -335,6 +341,28 @@ def test_the_optimizer_is_the_runs_own_whatever_the_file_says(begun: Path, runs:
     assert_same_run(begun, runs["eager"])
 
 
+def test_an_epoch_that_metrics_lack_is_found_again(run_script: Run, begun: Path) -> None:
+    before = (begun / "metrics.csv").read_bytes()
+    (begun / "metrics.csv").write_bytes(before[:-20])  # killed while it was written, after the last epoch
+    assert run_script("train.py", "--resume", begun).status == 0
+    assert (begun / "metrics.csv").read_bytes() == before
+
+
+def test_a_resumed_run_that_is_interrupted_early_says_how_to_go_on(
+    run_script: Run, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("torchdigits.training.choose_engine", interrupt)
+    options = ("--resume", begun, "--epochs", 9, "--data-dir", "somewhere")
+    monkeypatch.chdir(tmp_path)
+    outcome = run_script("train.py", *options)
+    command = f"python {SCRIPT} --resume {begun} --data-dir {tmp_path}/somewhere --epochs 9"
+    assert outcome.status == 143
+    assert outcome.err == f"error: interrupted: 2 of 9 epochs are kept; go on with {command}\n"
+
+
 def test_the_best_network_is_found_again_if_the_process_died_before_it_was_written(
     run_script: Run, begun: Path, runs: dict[str, Path]
 ) -> None:
@@ -393,7 +421,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     assert outcome.status == 2
     assert re.fullmatch(
         rf"error: cannot write {folder}/\w+\.\w+: No space left on device; \d of 5 epochs are kept;"
-        rf" go on with python scripts/train\.py --resume {folder}\n",
+        rf" go on with python {SCRIPT} --resume {folder}\n",
         outcome.err,
     )
     assert not list(folder.glob(".*"))

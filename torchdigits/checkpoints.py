@@ -37,7 +37,8 @@ _STORAGES = {
     "torch.BoolStorage": torch.bool,
 }
 _ADMITTED = {
-    *("collections.OrderedDict", "torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2"),
+    *("collections.OrderedDict", "collections.Counter", "torch.Size"),
+    *("torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2"),
     *_STORAGES,
 }
 _MOST_LAYERS = 1000
@@ -194,6 +195,8 @@ def _with_tensors(value: Any, storages: Mapping[str, Tensor], left: Iterator[int
             return {key: _with_tensors(item, storages, left) for key, item in value.items()}
         case list() | tuple():
             return type(value)(_with_tensors(item, storages, left) for item in value)
+        case Call("collections.Counter" | "torch.Size", ((dict() | tuple()) as items,)):
+            return _with_tensors(items, storages, left)
         case Call("torch._utils._rebuild_parameter", (Call() as tensor, *_)):
             return _with_tensors(tensor, storages, left)
         case Call(
@@ -249,7 +252,11 @@ def _refuse_compression(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise CheckpointError(f"cannot load {path}: it is compressed, and may unpack to far more")
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            names = archive.namelist()
+            if (
+                len(set(names)) < len(names)
+                or sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+            ):
                 raise CheckpointError(f"cannot load {path}: its entries overlap")
 
 

@@ -138,6 +138,8 @@ def _set_items(target: Any, values: list[Any]) -> None:
     if type(target) is not dict or len(values) % 2:
         raise TypeError("it sets items of what is no dictionary")
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, str | int | float):  # the hash of a tuple takes as long as there are ways through it
+        if not isinstance(
+            key, str | int | float | None
+        ):  # the hash of a tuple takes as long as there are ways through it
             raise TypeError("it has a key that is neither text nor number")
         target[key] = value

@@ -1,6 +1,5 @@
 """What a run shows and records while it trains."""
 
-import csv
 import io
 import json
 import sys
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from torchdigits.checkpoints import read_checkpoint, write_whole
 from torchdigits.errors import CheckpointError, DivergedError
-from torchdigits.runs import BEST, COLUMNS, LAST, best_of
+from torchdigits.runs import BEST, COLUMNS, LAST, METRICS, best_of, table
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -26,7 +25,10 @@ class WholeFiles(TorchCheckpointIO):
         write_whole(Path(path), file.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        checkpoint = read_checkpoint(Path(path))
+        if "optimizer_states" in checkpoint:  # plain descent has none: the optimizer is as it is configured here
+            checkpoint["optimizer_states"] = []
+        return checkpoint
 
 
 class EpochLog(L.Callback):
@@ -69,8 +71,6 @@ class EpochLog(L.Callback):
             raise CheckpointError(f"{self.folder / LAST} is damaged: its epochs are not those of its metrics")
         self.started = True
         if trainer.is_global_zero:
-            if self.rows:
-                self._write(self.rows, "w")
             self._bar.update(self._task, total=trainer.max_epochs)
             self._bar.start()
 
@@ -102,20 +102,14 @@ class EpochLog(L.Callback):
         if best_of(self.rows) is row:
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         if trainer.is_global_zero:
-            self._write([row], "a" if epoch > 1 else "w")
+            with (self.folder / METRICS).open("a" if epoch > 1 else "w", newline="", encoding="ascii") as file:
+                file.write(table([row], header=epoch == 1))
             correct = round(row["validation_accuracy"] * self.validation_count)
             print(
                 f"Epoch {epoch}/{trainer.max_epochs}: {correct} / {self.validation_count} validation,"
                 f" cost {row['training_cost']:.4f}, {row['seconds']:.2f} s",
                 flush=True,
             )
-
-    def _write(self, rows: list[dict[str, Any]], mode: str) -> None:
-        with (self.folder / "metrics.csv").open(mode, newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(rows)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_bar()

@@ -1,8 +1,10 @@
 """A run's folder: made, written to by one process at a time, and read again to go on."""
 
+import csv
 import io
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -25,7 +27,7 @@ from torchdigits.checkpoints import (
 from torchdigits.errors import CheckpointError, OptionError
 
 COLUMNS = ("epoch", "training_cost", "training_accuracy", "validation_cost", "validation_accuracy", "seconds")
-BEST, LAST = "best.ckpt", "last.ckpt"
+BEST, LAST, METRICS = "best.ckpt", "last.ckpt", "metrics.csv"
 
 
 class SavedRun(NamedTuple):
@@ -52,6 +54,15 @@ def best_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return max(rows, key=lambda row: row["validation_accuracy"])
 
 
+def table(rows: list[dict[str, Any]], header: bool = True) -> str:
+    """metrics.csv, or a part of it."""
+    writer = csv.DictWriter(file := io.StringIO(), COLUMNS)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
 def read_run(run: Path, types: Mapping[str, Any]) -> SavedRun:
     """Read what a run needs to go on.
 
@@ -69,6 +80,8 @@ def read_run(run: Path, types: Mapping[str, Any]) -> SavedRun:
         if not path.is_file():
             raise CheckpointError(f"--resume {run}: no run to go on with, as there is no {path}")
         checkpoint = read_checkpoint(path)
+        if "run" not in checkpoint["callbacks"].get("EpochLog", {}):
+            raise ValueError("another program wrote it, or an older version, without the run's options")
         state = json.loads(checkpoint["callbacks"]["EpochLog"]["run"])
         options = {name: _option(name, state["options"][name], kind) for name, kind in types.items()}
         rows, fingerprint = state["rows"], state["fingerprint"]
@@ -117,13 +130,14 @@ def _all_counts(state: Any) -> bool:
 def mend(saved: SavedRun) -> None:
     """Put a folder in the order in which its last.ckpt was written, whenever its process was killed.
 
-    best.ckpt is written after last.ckpt, so that it may lack the epoch that last.ckpt ends with.
+    best.ckpt and metrics.csv are written after last.ckpt, so that they may lack the epoch that last.ckpt ends with.
 
     Raises:
         OSError: something cannot be written.
     """
     for part in saved.folder.glob(f"{PART}*"):
         part.unlink()
+    write_whole(saved.folder / METRICS, table(saved.rows).encode())
     if best_of(saved.rows) is saved.rows[-1] and not _has_weights(saved.folder / BEST, saved.checkpoint):
         states = ("callbacks", "optimizer_states", "lr_schedulers")
         torch.save({key: value for key, value in saved.checkpoint.items() if key not in states}, file := io.BytesIO())
@@ -184,6 +198,8 @@ def remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def way_on(folder: Path) -> str:
-    """The command that goes on with a run."""
-    return shlex.join(["python", "scripts/train.py", "--resume", str(folder)])
+def way_on(folder: Path, changed: Mapping[str, Any]) -> str:
+    """The command that goes on with a run, with options that its last.ckpt does not know of yet."""
+    script = sys.argv[0] if Path(sys.argv[0]).parts[-2:] == ("scripts", "train.py") else "scripts/train.py"
+    words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return shlex.join(["python", script, "--resume", str(folder), *words])

@@ -35,6 +35,8 @@ _PRECISIONS = {"32": "32-true", "64": "64-true", "tf32": "32-true", "bf16": "bf1
 # Of a mini-batch, from which on threads pay: measured on two cores, where 0.8 million took 1.5 times as long with two.
 _PRODUCTS_WORTH_THREADS = 10**6
 _PRODUCTS_A_SECOND = 8 * 10**9  # of a core, in an update of 25 to 35 us of the original's network
+# Options that may differ when a run goes on
+_FREE = ("data_dir", "epochs", "accelerator", "engine")
 # In a run, from which on compiling pays: it takes 3 to 12 s, and an update of the eager engine 1 ms.
 UPDATES_WORTH_COMPILING = 10_000
 # Mini-batches in a compiled block: of MNIST's 5,000 in an epoch, blocks of 250 took 3 % longer, and of 2,500 13 %.
@@ -77,7 +79,7 @@ def train(
             auto compiles if the run has 10,000 updates or more, and if it can be done here.
         output: the folder in which the run's own is made.
         resume: go on with the run in this folder, after its last finished epoch; the other options are those that it
-            was begun with, but there may be more epochs.
+            was begun with, but there may be more epochs. In Python: train(**saved_options(run) | {"resume": run}).
 
     Returns:
         The run's folder; of several processes only the first knows it, the others return `output`.
@@ -91,22 +93,29 @@ def train(
         Interrupted: by Ctrl-C or SIGTERM.
     """
     options = {name: value for name, value in locals().items() if name != "resume"}
+    options |= {"hidden": tuple(hidden), "output": Path(output), "data_dir": data_dir and Path(data_dir).resolve()}
+    saved: SavedRun | None = None
     log: EpochLog | None = None  # noqa: F823  # the annotation is not evaluated
 
     def kept() -> str:
-        if log is None or not log.kept:
-            return "no epoch was finished, nothing is kept"
-        more = "" if resume is None else f" --epochs {epochs}"
-        return f"{log.kept} of {epochs} epochs are kept; go on with {way_on(log.folder)}{more}"
+        folder, number = output, 0
+        if log is not None:
+            folder, number = log.folder, log.kept
+        elif saved is not None:
+            folder, number = saved.folder, len(saved.rows)
+        if not number or not (folder / LAST).exists():
+            return "no epoch was finished, nothing is kept" if not number else "nothing is kept"
+        before = {} if saved is None else saved.options
+        changed = {name: options[name] for name in _FREE if name in before and options[name] != before[name]}
+        return f"{number} of {epochs} epochs are kept; go on with {way_on(folder, changed)}"
 
     with interruptible(kept), ExitStack() as stack:
         if epochs < 1:
             raise OptionError(f"--epochs {epochs}: it must be 1 or more")
         hardware = choose_hardware(accelerator, _processes(devices), precision)
         options["devices"] = hardware["devices"]
-        saved = None
         if resume is not None:
-            saved = read_run(resume, _option_types())
+            saved = read_run(Path(resume), _option_types())
             _check_resumed(options, saved)
 
         import lightning as L  # here, because --help and a mistyped option should not wait for Lightning
@@ -139,7 +148,7 @@ def train(
             print(f"Engine: {reason}", flush=True)
         try:
             if is_first and resume is not None:
-                saved = read_run(resume, _option_types())  # again, now that no other process writes there
+                saved = read_run(Path(resume), _option_types())  # again, now that no other process writes there
                 mend(saved)
             chosen = {"accelerator": hardware["accelerator"], "engine": reason.partition(",")[0]}
             run = {"options": _plain(options | chosen), "fingerprint": fingerprint}
@@ -209,8 +218,8 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check_resumed(options: dict[str, Any], saved: SavedRun) -> None:
     """Refuse options with which a run would not be the same that was begun."""
-    free = ("data_dir", "epochs", "accelerator", "engine")
-    fixed = {name: value for name, value in options.items() if name not in free}
+    there = saved.folder.resolve().parent == options["output"].resolve()
+    fixed = {name: value for name, value in options.items() if name not in _FREE and not (name == "output" and there)}
     check_same_options(fixed, saved.options, f"the run in {saved.folder}")
     if options["epochs"] < len(saved.rows):
         raise OptionError(f"--epochs {options['epochs']}: the run in {saved.folder} has {len(saved.rows)} already")
@@ -392,6 +401,7 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", "Error detected in ")  # of a backward pass that Ctrl-C has ended
             yield
     finally:
         for name, level in levels.items():
