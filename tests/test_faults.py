@@ -24,6 +24,7 @@ from conftest import ROOT, Outcome, assert_one_line_error
 from torchdigits import classifier, load_network, sgd
 from torchdigits.classifier import DigitClassifier
 from torchdigits.datasets import Digits, DigitSplits
+from torchdigits.network import quadratic_cost
 from torchdigits.runs import held
 from torchdigits.training import saved_options, train
 
@@ -492,6 +493,19 @@ def test_a_diverged_run_names_the_epoch_and_keeps_what_is_sound(
         assert re.fullmatch(rf"error: epoch 3: .*diverged; {begun}/last\.ckpt has epoch 2; .*\n", outcome.err)
         assert {name: (begun / name).read_bytes() for name in before} == before
     load_network(begun / "best.ckpt")
+
+
+def test_a_cost_that_is_no_number_ends_a_run_too(run_script: Run, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def costly(activations: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        cost = quadratic_cost(activations, labels)
+        return cost if activations.requires_grad else cost * torch.inf
+
+    before = (begun / "last.ckpt").read_bytes()
+    monkeypatch.setattr(classifier, "quadratic_cost", costly)
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 4)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: epoch 3: ")
+    assert (begun / "last.ckpt").read_bytes() == before
 
 
 def test_a_run_that_diverges_at_once_leaves_nothing(

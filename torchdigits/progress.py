@@ -84,16 +84,16 @@ class EpochLog(L.Callback):
             self._bar.update(self._task, completed=trainer.current_epoch + batch_idx / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        epoch, measured = trainer.current_epoch + 1, trainer.callback_metrics
-        if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
+        epoch, measured = trainer.current_epoch + 1, [trainer.callback_metrics[name] for name in COLUMNS[1:-1]]
+        if not all(tensor.isfinite().all() for tensor in (*pl_module.parameters(), *measured)):
             kept = f"{self.folder / LAST} has epoch {epoch - 1}" if self.rows else "nothing is kept"
             raise DivergedError(
-                f"epoch {epoch}: the weights are no finite numbers any more, the run has diverged; {kept};"
+                f"epoch {epoch}: weights or costs are no finite numbers any more, the run has diverged; {kept};"
                 " use a smaller --learning-rate"
             )
         row = {
             "epoch": epoch,
-            **{name: round(measured[name].item(), 6) for name in COLUMNS[1:-1]},
+            **{name: round(value.item(), 6) for name, value in zip(COLUMNS[1:-1], measured, strict=True)},
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         self.rows.append(row)

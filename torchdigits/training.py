@@ -89,7 +89,7 @@ def train(
             a folder or a file that cannot be written.
         DataError: the dataset cannot be had, or is not the resumed run's.
         CheckpointError: there is no run to resume, or it is damaged.
-        DivergedError: the weights are no finite numbers after an epoch; the run ends with the one before.
+        DivergedError: weights or costs are no finite numbers after an epoch; the run ends with the one before.
         Interrupted: by Ctrl-C or SIGTERM.
     """
     options = {name: value for name, value in locals().items() if name != "resume"}
