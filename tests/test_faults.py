@@ -21,9 +21,11 @@ import pytest
 import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 
-from torchdigits import classifier, load_network, sgd
+from torchdigits import SigmoidMLP, classifier, load_network, sgd, training
+from torchdigits.checkpoints import save_network, write_whole
 from torchdigits.classifier import DigitClassifier
 from torchdigits.datasets import Digits, DigitSplits
+from torchdigits.errors import OptionError
 from torchdigits.network import quadratic_cost
 from torchdigits.runs import held
 from torchdigits.training import saved_options, train
@@ -374,6 +376,13 @@ def test_the_best_network_is_found_again_if_the_process_died_before_it_was_writt
     assert_same_run(begun, runs["eager"])
 
 
+def test_an_earlier_epochs_best_network_gives_way_to_the_last_one_if_that_is_better(begun: Path) -> None:
+    best, last = (begun / name for name in ("best.ckpt", "last.ckpt"))
+    save_network(SigmoidMLP((784, 12, 10)), best, overwrite=True)  # killed before last.ckpt's epoch replaced it
+    train(**saved_options(begun), resume=begun)
+    assert all(map(torch.equal, load_network(best).parameters(), load_network(last).parameters()))
+
+
 def test_a_best_network_that_is_lost_or_damaged_is_missed(run_script: Run, begun: Path) -> None:
     change(begun / "last.ckpt", lambda _, run: run["rows"][0].update(validation_accuracy=1.0))
     (begun / "best.ckpt").write_bytes((begun / "best.ckpt").read_bytes()[:5000])
@@ -387,6 +396,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(run_script: Run, begun: Path)
         outcome = run_script("train.py", "--resume", begun, "--epochs", 3)
     assert (outcome.status, outcome.err) == (2, f"error: {begun}: another process is training there\n")
     assert sorted(path.name for path in begun.iterdir()) == FILES
+
+
+def test_a_run_goes_on_from_where_it_is_once_no_other_process_trains_there(
+    runs: dict[str, Path], begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold_after_another(folder: Path) -> Any:
+        for name in FILES:  # another process goes on with the run, to its end, between the first look and the lock
+            shutil.copy(runs["eager"] / name, folder)
+        return held(folder)
+
+    monkeypatch.setattr(training, "held", hold_after_another)
+    train(**saved_options(begun) | {"epochs": 5}, resume=begun)
+    assert_same_run(begun, runs["eager"])
 
 
 def test_runs_started_at_once_in_the_same_folder_do_not_touch_each_other(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -447,6 +469,31 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_befor
     assert outcome.err.startswith(f"error: cannot write {begun}/")
     assert outcome.err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in begun.iterdir()} == before
+
+
+def refuse_to_write(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on there is no room for this checkpoint."""
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_whole(path, content)
+
+    monkeypatch.setattr("torchdigits.progress.write_whole", write)
+
+
+def test_an_epoch_is_in_last_before_it_is_in_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_write("best.ckpt", monkeypatch)
+    with pytest.raises(OptionError, match=r"best\.ckpt: .*; 1 of 5 epochs are kept"):
+        train(**OPTIONS, output=tmp_path)
+    assert load_network(tmp_path / NAME / "last.ckpt").sizes == (784, 12, 10)
+
+
+def test_an_epoch_counts_as_kept_once_last_has_it(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_write("last.ckpt", monkeypatch)
+    with pytest.raises(OptionError, match=r"last\.ckpt: .*; 2 of 5 epochs are kept"):
+        train(**saved_options(begun) | {"epochs": 5}, resume=begun)
+    assert torch.load(begun / "last.ckpt", weights_only=True)["epoch"] == 1  # the second, counted from 0
 
 
 def test_output_that_cannot_be_written_is_one_line(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
