@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchdigits import DigitClassifier, DigitsDataModule, SigmoidMLP
-from torchdigits.datasets import DigitSplits
+from torchdigits.datasets import Digits, DigitSplits
 from torchdigits.errors import OptionError
 from torchdigits.parity import relative_error
 from torchdigits.population import LOST, Member, Row, Stack, memory_for_slices, population, slices_of, train_slices
@@ -83,6 +83,36 @@ def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:
     images, labels = digits.validation
     right = trained.best_network(images.float() / 255).argmax(1) == labels
     assert int(right.sum()) == trained.best.validation_correct
+
+
+def test_of_equally_good_networks_the_first_is_the_best_and_kept(digits: DigitSplits) -> None:
+    # Steps so small that no answer changes: two networks of a seed, after each of two epochs, are equally good.
+    members = [Member((4,), rate, 0) for rate in (1e-5, 2e-5)]
+    stack = Stack((784, 4, 10), 2, digits, CPU, torch.float64)
+    trained, first = stack.train(members, 2), stack.train(members, 1).networks[0]
+    assert len({row.validation_correct for row in trained.rows}) == 1
+    assert trained.best == trained.rows[0]
+    assert trained.best_network is not None
+    assert all(map(torch.equal, trained.best_network.parameters(), first.parameters()))
+
+
+def pictures_of(shown: str, labels: str) -> Digits:
+    """Pictures of digits, each a pixel of ink in its own place, and what they are said to be."""
+    ink = 255 * torch.eye(10, 784, dtype=torch.uint8)
+    return Digits(ink[[*map(int, shown)]], torch.tensor([*map(int, labels)]))
+
+
+def test_a_digit_is_lost_if_under_half_of_its_test_images_are_recognised() -> None:
+    splits = DigitSplits(
+        training=pictures_of("0123456789", "0123456789"),
+        validation=pictures_of("0111222222", "0111222222"),
+        # Recognised are half of the 0, a third of the 1, and the only 2. Of the validation images, which are fewer 1 and
+        # more 2, the two 1 would be enough, and the single 2 would not.
+        test=pictures_of("00991199992", "00001111112"),
+    )
+    trained = Stack((784, 10), 1, splits, CPU).train([Member((), 30.0, 0)], 50)
+    assert trained.rows[-1].validation_correct == 10  # it has learned to read
+    assert trained.rows[-1].lost_digits == "1"
 
 
 def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) -> None:

@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 from filelock import FileLock
 
-from torchdigits import population, sweep
-from torchdigits.population import Trained
+from torchdigits import SigmoidMLP, load_network, population, sweep
+from torchdigits.population import Member, Row, Trained
 
 Run = Callable[..., Outcome]
 OPTIONS = ("--dataset", "digits", "--seeds", 3, "--learning-rates", 1, 3, "--epochs", 2)
@@ -79,6 +81,23 @@ def test_a_sweep_tells_how_its_networks_did(run_script: Run, tmp_path: Path) -> 
     assert f"{best['validation_correct']} / 290 validation, {best['test_correct']} / 290 test" in outcome.out
     evaluated = run_script("evaluate.py", "--dataset", "digits", "--checkpoint", folder / "best.ckpt", "--json")
     assert json.loads(evaluated.out)["correct"] == int(best["test_correct"])
+
+
+def test_of_equally_good_networks_the_one_of_the_named_row_is_saved_whichever_slice_ends_first(tmp_path: Path) -> None:
+    members, slices = [Member((), rate, 0) for rate in (1.0, 2.0, 3.0)], []
+    for member, best in zip(members, (2, 1, 1), strict=True):  # the epoch at which it recognised the most
+        rows = [Row(member, epoch, 200 if epoch == best else 100, 100, "") for epoch in (1, 2)]
+        slices.append(Trained(rows, [], rows[best - 1], SigmoidMLP((784, 10))))
+    wanted = slices[1]  # of the earliest epoch, the first network
+    assert wanted.best_network is not None
+    for number, order in enumerate(permutations(slices)):
+        (folder := tmp_path / f"{number}").mkdir()
+        kept = sweep._Sweep(folder, {}, members)
+        for trained in order:
+            kept.add(trained)
+        assert kept.best == wanted.best
+        saved = load_network(folder / "best.ckpt")
+        assert all(map(torch.equal, saved.parameters(), wanted.best_network.parameters()))
 
 
 @pytest.mark.usefixtures("slices_of_two")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from torchdigits import load_network, sgd
 from torchdigits.datasets import DigitSplits
+from torchdigits.training import torch_settings
 
 Run = Callable[..., Outcome]
 
@@ -77,6 +78,24 @@ def test_the_same_seed_gives_the_same_bits_in_a_new_folder(
     for ours, theirs, others in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert not torch.equal(ours, others)
+
+
+def test_all_of_torchs_settings_are_given_back_as_they_were(request: pytest.FixtureRequest) -> None:
+    def settings() -> list[object]:
+        return [
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+            torch.get_default_dtype(),
+        ]
+
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    before = settings()
+    with torch_settings(1, torch.float64):
+        meanwhile = settings()
+    assert meanwhile == [1, True, False, torch.float64]
+    assert settings() == before == [2, False, True, torch.float32]
 
 
 def test_best_and_last_are_the_networks_of_their_epochs(run_script: Run, tmp_path: Path) -> None:
