@@ -84,6 +84,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
 def other_programs() -> dict[str, object]:
     good = state_of(SigmoidMLP([4, 3, 2]))
     huge = torch.zeros(1).expand(10**6, 10**6)
+    tied = {"weight": torch.ones(4, 4), "bias": torch.ones(4)}
     return {
         "a list": [1, 2],
         "no state": {"epoch": 3},
@@ -101,6 +102,11 @@ def other_programs() -> dict[str, object]:
         "not a number": {"state_dict": good | {"network.layers.1.bias": torch.tensor([1.0, torch.nan])}},
         "infinity": {"state_dict": good | {"network.layers.1.bias": torch.tensor([1.0, torch.inf])}},
         "a huge view": {"state_dict": {"network.layers.0.weight": huge, "network.layers.0.bias": huge[0]}},
+        "tied layers": {
+            "state_dict": {
+                f"network.layers.{layer}.{kind}": shared for layer in (0, 1) for kind, shared in tied.items()
+            }
+        },
         "a huge product": {
             "state_dict": good
             | {"network.layers.0.weight": torch.ones(10**6, 1), "network.layers.1.weight": torch.ones(10**6, 1)}

@@ -16,9 +16,11 @@ from PIL import Image
 from torchdigits.figures import (
     COLOURS,
     MAX_NEURONS,
+    Growth,
     Mistake,
     Spread,
     plot_confusion,
+    plot_growth,
     plot_learning_curves,
     plot_mistakes,
     plot_output_weights,
@@ -172,6 +174,18 @@ def test_more_settings_than_colours_differ_in_the_line(path: Path, drawn: list[F
     legend = drawn[0].axes[0].get_legend()
     assert legend is not None
     assert len(legend.get_texts()) == count
+
+
+def test_a_run_is_drawn_solid_and_the_mirror_image_dotted_in_its_colour(path: Path, drawn: list[Figure]) -> None:
+    runs = [Growth("one", [1, 51], [1e-16, 1e-9], [1e-15, 1e-8]), Growth("other", [1, 9], [1e-7, 1e-6], [1e-5, 1e-4])]
+    plot_growth(runs, "Title", path)
+    lines = drawn[0].axes[0].lines
+    for run, colour, solid, dotted in zip(runs, COLOURS, lines[::2], lines[1::2], strict=False):
+        assert data(solid).tolist() == [[*point] for point in zip(run.updates, run.differences, strict=True)]
+        assert data(dotted).tolist() == [[*point] for point in zip(run.updates, run.mirrored, strict=True)]
+        assert (solid.get_linestyle(), dotted.get_linestyle()) == ("-", ":")
+        assert solid.get_color() == dotted.get_color() == colour
+        assert solid.get_label() == run.label
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ def test_mnist_passes_unchanged(mnist: DigitSplits) -> None:
             np.testing.assert_array_equal(prepare(Image.fromarray(pixels.reshape(28, 28)).convert("RGB")), pixels)
 
 
+@pytest.mark.parametrize("length", [19, 20])
+def test_a_centred_digit_19_or_20_pixels_long_is_left_as_it_is(length: int) -> None:
+    """All of MNIST's 70,000 are so long, but 19 are only sixteen of them, which may not be among those above."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5 : 5 + length, 12:16] = 255
+    np.testing.assert_array_equal(prepare(pixels), pixels.ravel())
+
+
 def test_mnist_comes_back_from_ink_on_paper(mnist: DigitSplits) -> None:
     """Black on white at 28x28, all that is lost is what the stroke is mended by, and a place of half a pixel."""
     differences = [difference(prepare(255 - pixels), pixels) for pixels in mnist.test.images[::50].numpy()]
@@ -267,6 +275,15 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)  # Pillow itself raises above twice as much
     with pytest.raises(ImageError, match=r"bomb.png: .*6000000 pixels"):
         prepare(tmp_path / "bomb.png")
+
+
+def test_a_picture_of_just_the_most_pixels_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = prepare(drawing())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 280 * 280)
+    np.testing.assert_array_equal(prepare(drawing()), expected)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 280 * 280 - 1)
+    with pytest.raises(ImageError, match="280x280 pixels"):
+        prepare(drawing())
 
 
 def test_the_steps_lead_from_the_picture_to_the_digit() -> None:

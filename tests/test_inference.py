@@ -118,6 +118,17 @@ def test_the_steps_are_drawn(run_script: Run, pictures: list[Path], tmp_path: Pa
     assert not new.exists()
 
 
+def test_the_steps_of_just_12_pictures_are_drawn(
+    run_script: Run, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("torchdigits.inference.plot_preparation", lambda strips, _: drawn.append(len(strips)))
+    twelve, new = [*pictures, *pictures[:2]], tmp_path / "new.png"
+    assert run_script("predict.py", *twelve, "--show", new).status == 0
+    assert drawn == [12]
+    assert_one_line_error(run_script("predict.py", *twelve, pictures[0], "--show", new), "13 pictures", "12 at most")
+
+
 def test_a_picture_that_cannot_be_read_does_not_stop_the_others(
     run_script: Run, pictures: list[Path], tmp_path: Path
 ) -> None:

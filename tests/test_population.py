@@ -9,7 +9,17 @@ from torchdigits import DigitClassifier, DigitsDataModule, SigmoidMLP
 from torchdigits.datasets import Digits, DigitSplits
 from torchdigits.errors import OptionError
 from torchdigits.parity import relative_error
-from torchdigits.population import LOST, Member, Row, Stack, memory_for_slices, population, slices_of, train_slices
+from torchdigits.population import (
+    LOST,
+    Member,
+    Row,
+    Stack,
+    memory_for_slices,
+    population,
+    slices_of,
+    train_slices,
+    worth_compiling,
+)
 
 CPU = torch.device("cpu")
 MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.5, 4), Member((30,), 3.0, 7)]
@@ -106,8 +116,8 @@ def test_a_digit_is_lost_if_under_half_of_its_test_images_are_recognised() -> No
     splits = DigitSplits(
         training=pictures_of("0123456789", "0123456789"),
         validation=pictures_of("0111222222", "0111222222"),
-        # Recognised are half of the 0, a third of the 1, and the only 2. Of the validation images, which are fewer 1 and
-        # more 2, the two 1 would be enough, and the single 2 would not.
+        # Recognised are half of the 0, a third of the 1, and the only 2. For the three 1 and six 2 of the validation
+        # images, the two 1 would be enough, and the single 2 would not.
         test=pictures_of("00991199992", "00001111112"),
     )
     trained = Stack((784, 10), 1, splits, CPU).train([Member((), 30.0, 0)], 50)
@@ -164,6 +174,12 @@ def test_without_a_compiler_a_population_is_trained_all_the_same(
     assert len(trained.rows) == 1
     assert len(said) == 1
     assert said[0].startswith("not compiled, as torch could not: ModuleNotFoundError")
+
+
+def test_just_10_000_updates_earn_the_compilation_of_a_population_back() -> None:
+    splits = DigitSplits(*[pictures_of("0123", "0123")] * 3)  # of four images, in mini-batches of one
+    assert worth_compiling([MEMBERS[:1]], splits, epochs=2500, batch_size=1)
+    assert not worth_compiling([MEMBERS[:1]], splits, epochs=2499, batch_size=1)
 
 
 def test_slices_are_alike_and_fit_memory() -> None:

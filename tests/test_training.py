@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 from PIL import Image
 
-from torchdigits import load_network, sgd
+from torchdigits import DigitClassifier, DigitsDataModule, load_network, sgd
 from torchdigits.datasets import DigitSplits
-from torchdigits.training import torch_settings
+from torchdigits.training import choose_engine, choose_hardware, torch_settings
 
 Run = Callable[..., Outcome]
 
@@ -197,6 +197,17 @@ def test_without_a_compiler_asking_for_compiled_is_one_line(run_script: Run, tmp
     )
     assert_one_line_error(outcome, "--engine compiled", "No working C++ compiler", "--engine eager")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(("updates", "engine"), [(9_999, "eager"), (10_000, "compiled")])
+def test_just_10_000_updates_earn_a_compilation_back(
+    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch, updates: int, engine: str
+) -> None:
+    monkeypatch.setattr("torchdigits.training._compiled", lambda classifier, *_: classifier)
+    datamodule = DigitsDataModule(digits, batch_size=2000)  # an update an epoch
+    hardware = choose_hardware("cpu", 1, "32")
+    _, reason = choose_engine("auto", DigitClassifier((784, 10)), datamodule, updates, hardware)
+    assert reason.partition(",")[0] == engine
 
 
 @pytest.mark.gpu

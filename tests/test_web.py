@@ -2,6 +2,7 @@ import hashlib
 import io
 import logging
 import re
+import select
 import signal
 import socket
 import struct
@@ -365,6 +366,20 @@ def test_who_does_not_send_a_whole_request_in_time_is_ended_and_others_are_answe
         "a second request": [b"200", b"408"],
         "the rest of what is too large": [b"413"],
     }
+
+
+def test_bytes_that_drip_do_not_put_off_the_end_of_patience(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "patience", 0.2)
+    port = client.base_url.port or 80
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(post(port, "Content-Length: 900"))
+        end = monotonic() + 3
+        while not select.select([connection], [], [], 0.02)[0] and monotonic() < end:
+            connection.sendall(b"x")
+        assert monotonic() < end
+        assert connection.recv(12) == b"HTTP/1.1 408"
 
 
 def test_odd_http_is_refused_and_harms_nothing(unharmed: int, picture: bytes) -> None:

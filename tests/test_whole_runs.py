@@ -189,6 +189,25 @@ def test_where_the_mirror_image_has_parted_nothing_is_promised(
     assert free_run(run_of(digits), 1).epochs[0].allowed is None
 
 
+@pytest.mark.parametrize(("parted", "allowed"), [(1e-8, pytest.approx(1e-5, rel=0.01)), (1e-2, None)])
+def test_what_is_allowed_is_by_the_furthest_that_the_mirror_image_ever_was(
+    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch, parted: float, allowed: object
+) -> None:
+    """A mirror image that was so far from the reference after the first update, and near it again after the last."""
+    images: list[Network] = []
+
+    def mirror_image_once_parted(network: Network) -> Network:
+        images.append(image := mirror_image(network))
+        if len(images) == 2:  # the first is the one that is trained
+            image.weights = [(1 + parted) * weights for weights in image.weights]
+        return image
+
+    monkeypatch.setattr("torchdigits.whole_runs.mirror_image", mirror_image_once_parted)
+    found = free_run(run_of(digits, sizes=(784, 10)), 1)
+    assert found.mirrored[0] > 1e4 * found.mirrored[-1]
+    assert found.epochs[0].allowed == allowed
+
+
 def test_a_mirror_image_computes_the_same_and_rounds_otherwise() -> None:
     network = Network((784, 30, 20, 10), seed=1)
     image = mirror_image(network)
