@@ -15,8 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple, cast
 
-from torchdigits.cli import FIGURE_SUFFIXES, OptionalPath, check_new_file, main
+from torchdigits.commands.cli import main
 from torchdigits.errors import OptionError
+from torchdigits.figures import FIGURE_SUFFIXES
+from torchdigits.files.writing import check_new_file
 
 LEARNING_RATE, BATCH_SIZE, SEED = 3.0, 10, 0
 
@@ -39,7 +41,7 @@ class Setting(NamedTuple):
 
     def order(self, epoch: int) -> Any:
         """The order `(N,)` of an epoch's images."""
-        from torchdigits.datasets import epoch_order
+        from torchdigits.data.batches import epoch_order
 
         return epoch_order(len(self.splits.training.labels), SEED, epoch)
 
@@ -96,9 +98,9 @@ def lightning_example(setting: Setting) -> Run:
 
 def numpy_by_example(setting: Setting) -> Run:
     """As the original: float64, the gradient of one example after the other, summed."""
-    from torchdigits import parity, reference
+    from torchdigits.proof import gradients, reference
 
-    twin = parity.reference_of(setting.network)
+    twin = gradients.reference_of(setting.network)
     x = reference.columns(setting.splits.training.images.numpy())
     y = reference.one_hot(setting.splits.training.labels.numpy())
 
@@ -118,9 +120,9 @@ def numpy_by_mini_batch(setting: Setting) -> Run:
     """The reference in float32, its matrix products over a mini-batch."""
     import numpy as np
 
-    from torchdigits import parity, reference
+    from torchdigits.proof import gradients, reference
 
-    twin = parity.reference_of(setting.network)
+    twin = gradients.reference_of(setting.network)
     weights, biases = ([a.astype(np.float32) for a in values] for values in (twin.weights, twin.biases))
     twin.weights, twin.biases = cast("list[reference.Array]", weights), cast("list[reference.Array]", biases)
     images = reference.columns(setting.splits.training.images.numpy()).T.astype(np.float32)
@@ -160,7 +162,7 @@ def engine(setting: Setting, *, compiled: bool) -> Run:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule
-    from torchdigits.training import BLOCK_SIZE
+    from torchdigits.engines.choice import BLOCK_SIZE
 
     kind = CompiledDigitClassifier if compiled else DigitClassifier
     classifier = kind(setting.network.sizes, LEARNING_RATE)
@@ -182,9 +184,9 @@ def compiled_loop(setting: Setting) -> Run:
     """The compiled engine's blocks without the Trainer: nothing but the updates."""
     import torch
 
-    from torchdigits.datamodule import Blocks
-    from torchdigits.sgd import compiled_sgd, sgd_loop, sgd_update
-    from torchdigits.training import BLOCK_SIZE
+    from torchdigits.data.batches import Blocks
+    from torchdigits.engines.choice import BLOCK_SIZE
+    from torchdigits.engines.compiler import compiled_sgd, sgd_loop, sgd_update
 
     network = deepcopy(setting.network).to(setting.device)
     update = partial(sgd_update, network, LEARNING_RATE)
@@ -286,10 +288,10 @@ def benchmark(
     epochs: int = 5,
     threads: int = 1,
     dataset: Literal["mnist", "digits"] = "mnist",
-    data_dir: OptionalPath = None,
+    data_dir: Path | None = None,
     accelerator: Literal["cpu", "gpu"] = "cpu",
-    json: OptionalPath = None,
-    figure: OptionalPath = None,
+    json: Path | None = None,
+    figure: Path | None = None,
 ) -> None:
     """Time an epoch of the 784-30-10 network in several programs, in turns, and show their medians.
 
@@ -316,10 +318,10 @@ def benchmark(
     import lightning  # noqa: F401  here, since importing it makes its loggers talkative again
     import torch
 
-    from torchdigits.datasets import load_splits
+    from torchdigits.data.datasets import load_splits
+    from torchdigits.engines.machine import quiet
     from torchdigits.network import SigmoidMLP
-    from torchdigits.reference import columns
-    from torchdigits.training import quiet
+    from torchdigits.proof.reference import columns
 
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise OptionError(f"--accelerator gpu: torch {torch.__version__} finds no GPU with CUDA here")
@@ -389,7 +391,7 @@ def pin(threads: int) -> int:
 
 def start(name: str, setting: Setting) -> Run:
     """A contender, compiled with nothing in a cache."""
-    from torchdigits.training import root_cause
+    from torchdigits.errors import root_cause
 
     note(f"starting {name}")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=setting.folder)
@@ -462,7 +464,7 @@ def interleaved(weights: list[Any], biases: list[Any]) -> list[Any]:
 
 def recognised(weights: list[Any], x: Any, labels: Any) -> int:
     """How many test images the reference recognises with these weights."""
-    from torchdigits.reference import Network
+    from torchdigits.proof.reference import Network
 
     twin = Network([array.shape[1] for array in weights[0::2]] + [10])
     twin.weights, twin.biases = weights[0::2], [biases[:, None] for biases in weights[1::2]]
@@ -471,11 +473,11 @@ def recognised(weights: list[Any], x: Any, labels: Any) -> int:
 
 def describe(cores: int, threads: int, accelerator: str) -> dict[str, Any]:
     """The machine and the versions."""
-    from torchdigits.training import device_name
+    from torchdigits.engines.machine import find_machine
 
-    processor = device_name("cpu")
+    processor = find_machine("cpu").name
     if accelerator == "gpu":
-        processor += f" and {device_name('gpu')}"
+        processor += f" and {find_machine('gpu').name}"
     machine = {"processor": processor, "cores": os.cpu_count(), "cores used": cores, "threads": threads}
     machine |= {"system": platform.platform(), "python": platform.python_version()}
     for package in ("torch", "lightning", "numpy", "jax"):

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from torchdigits.cli import OptionalPath, main
-from torchdigits.datasets import load_splits
+from torchdigits.commands.cli import main
+from torchdigits.data.datasets import load_splits
 from torchdigits.errors import OptionError
 
 PICTURES = 100  # of which every client draws one after the other
@@ -35,22 +35,22 @@ class Reply(NamedTuple):
 
 
 def benchmark_page(
-    *, clients: int = 1, seconds: float = 20, size: int = 224, url: str | None = None, data_dir: OptionalPath = None
+    *, clients: int = 1, seconds: float = 20, size: int = 224, url: str | None = None, data_dir: Path | None = None
 ) -> None:
     """Draw test images of MNIST without a pause, as the page does, and show how long the server takes to answer.
 
-    A client has one request under way. After the answer it waits for the next frame of 60 a second, or, as long as the
-    server took if that was more than 0.1 s (1 s at most), and then asks for what is drawn by then.
+    A client has one request under way. After the answer it waits for the next of 60 frames a second. If the server
+    took more than 0.1 s, the client waits as long as it took, 1 s at most. Then it sends what is drawn by then.
 
     Args:
         clients: how many draw at once.
-        seconds: how long.
-        size: in pixels; the page sends its drawings in 224.
-        url: a server that runs (default: one is started, and its memory is shown, too).
-        data_dir: the folder of MNIST (default: $TORCHDIGITS_DATA_DIR, else data).
+        seconds: how long they draw.
+        size: of a drawing, in pixels; the page's have 224.
+        url: a running server (default: one is started, and its memory is shown too).
+        data_dir: MNIST's folder (default: $TORCHDIGITS_DATA_DIR or data).
 
     Raises:
-        OptionError: there is no such server, or an option is out of range.
+        OptionError: no server answers, or an option is out of range.
         DataError: MNIST cannot be had.
     """
     for name, value in (("--clients", clients), ("--seconds", seconds), ("--size", size)):
@@ -70,7 +70,7 @@ def benchmark_page(
         after = _usage(process)
     errors = sum(reply.digit is None for reply in replies)
     if errors == len(replies) or len(replies) < 2:
-        raise OptionError(f"{address}: no answer of scripts/serve.py to {len(replies)} requests")
+        raise OptionError(f"{address}: none of {len(replies)} requests was answered")
     times = [reply.milliseconds for reply in replies]
     correct = sum(reply.digit == reply.label for reply in replies)
     print(f"{len(replies):,} requests of {clients} clients, {len(replies) / seconds:.0f} a second: ", end="")
@@ -88,7 +88,7 @@ def _png(pixels: np.ndarray, size: int) -> bytes:
 
 
 def _draw(address: str, drawings: list[tuple[bytes, int]], phase: float, seconds: float) -> list[Reply]:
-    """What a client of another phase, 0 to 1, starts with another drawing, at another time, with frames of its own."""
+    """What one client does. Clients of different phases, 0 to 1, have different drawings, starts and frames."""
     replies: list[Reply] = []
     connection = HTTPConnection(urlsplit(address).netloc, timeout=10)
     end, i = perf_counter() + seconds, int(phase * len(drawings))
@@ -115,13 +115,13 @@ def _running(url: str) -> Iterator[tuple[str, None]]:
     try:
         HTTPConnection(urlsplit(url).netloc, timeout=10).connect()
     except (OSError, HTTPException, ValueError) as error:
-        raise OptionError(f"--url {url}: no answer of scripts/serve.py: {error}") from error
+        raise OptionError(f"--url {url}: no server answers: {error}") from error
     yield url, None
 
 
 @contextmanager
 def _started() -> Iterator[tuple[str, int]]:
-    """Start a server; its address and process."""
+    """Start a server; its address, and the id of its process."""
     command = [sys.executable, str(Path(__file__).parent / "serve.py"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -135,7 +135,7 @@ def _started() -> Iterator[tuple[str, int]]:
 
 
 def _usage(process: int | None) -> str:
-    """What a process takes, where Linux tells."""
+    """The memory, threads and files of a process, on Linux; elsewhere nothing."""
     folder = Path(f"/proc/{process}")
     if not (folder / "status").exists():
         return ""

@@ -1,7 +1,7 @@
-"""Convert a trained network to another format: python scripts/convert.py IN OUT"""
+"""Convert a trained network to another format: python scripts/convert.py SOURCE TARGET"""
 
-from torchdigits.checkpoints import convert
-from torchdigits.cli import main
+from torchdigits.commands.cli import main
+from torchdigits.commands.convert import convert
 
 if __name__ == "__main__":
     main(convert)

@@ -1,7 +1,7 @@
 """Recognise the digits in pictures: python scripts/predict.py PICTURE ..."""
 
-from torchdigits.cli import main
-from torchdigits.inference import predict
+from torchdigits.commands.cli import main
+from torchdigits.commands.predict import predict
 
 if __name__ == "__main__":
     main(predict)

@@ -1,7 +1,8 @@
 """Train a network: python scripts/train.py --dataset mnist --accelerator gpu"""
 
-from torchdigits.cli import main
-from torchdigits.training import saved_options, train
+from torchdigits.commands.cli import main
+from torchdigits.commands.train import train
+from torchdigits.training.folder import resumed
 
 if __name__ == "__main__":
-    main(train, saved_options)
+    main(train, resumed)

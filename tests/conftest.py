@@ -15,19 +15,20 @@ import torch
 from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadScopeScheduling
 
-from torchdigits import sgd
-from torchdigits.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
+from torchdigits.data.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
+from torchdigits.engines import compiler
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 # One thread: the tests' matrices are small, and several threads are slower on them, many times so on a busy machine.
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
 # Compiling C++ is mostly reading torch's headers. Here, where much is compiled, it pays to prepare them, for which
-# torch wants openssl; test_training.py compiles as for a user.
-sgd._INDUCTOR["cpp_cache_precompile_headers"] = shutil.which("openssl") is not None
+# torch wants openssl; test_train.py compiles as for a user.
+compiler._INDUCTOR["cpp_cache_precompile_headers"] = shutil.which("openssl") is not None
 # What a shell runs in the background ignores Ctrl-C, and so would the processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,7 +36,7 @@ os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=3, help="rounds of the kill test, in test_faults.py")
+    parser.addoption("--rounds", type=int, default=3, help="rounds of the kill test, in test_resume.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -51,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.endswith(("test_browser.py", "test_cluster.py", "test_faults.py")) else nodeid
+            return file if file.endswith(("test_browser.py", "test_cluster.py", "test_resume.py")) else nodeid
 
     return Scheduling(config, log)
 
@@ -91,8 +92,8 @@ def digits() -> DigitSplits:
 @contextmanager
 def served(application: "FastAPI") -> Iterator[str]:
     """Serve the web application on a free port; the address."""
-    from torchdigits.web import listen
-    from torchdigits.web.patience import server as server_of
+    from torchdigits.web.protocol import listen
+    from torchdigits.web.protocol import server as server_of
 
     with listen("127.0.0.1", 0) as listener:
         server = server_of(application)
@@ -103,6 +104,22 @@ def served(application: "FastAPI") -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list["Figure"]:
+    """The figures that were saved."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
+        save(figure, *arguments, **options)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
 
 
 class Outcome(NamedTuple):
@@ -124,6 +141,8 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         # pytest would keep warnings for itself, and turn them into errors: here they go to stderr, as for a user.
         with warnings.catch_warnings():
             warnings.simplefilter("default")
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", hidden)
             warnings.showwarning = lambda *shown: print(warnings.formatwarning(*shown[:4]), file=sys.stderr)
             try:
                 runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")

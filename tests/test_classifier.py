@@ -11,10 +11,12 @@ import torch
 from conftest import ROOT
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, quadratic_cost, sgd
-from torchdigits.datasets import DigitSplits
+from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, quadratic_cost
+from torchdigits.data.datasets import DigitSplits
+from torchdigits.engines import compiler
 from torchdigits.errors import OptionError
-from torchdigits.training import train
+from torchdigits.training.options import TrainOptions
+from torchdigits.training.run import train
 
 
 def quiet_trainer(**options: object) -> L.Trainer:
@@ -104,10 +106,10 @@ ENGINES = {"eager": (DigitClassifier, None), "compiled": (CompiledDigitClassifie
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are trained as they are otherwise, but not compiled: what that gives is the same (see test_sgd.py)."""
+    """Blocks are trained uncompiled, which gives the same (see tests/engines/test_compiler.py)."""
     monkeypatch.setattr(
-        "torchdigits.classifier.compiled_sgd",
-        lambda update, device: partial(sgd.sgd_loop, update),
+        "torchdigits.engines.compiled.compiled_sgd",
+        lambda update, device: partial(compiler.sgd_loop, update),
     )
 
 
@@ -167,8 +169,8 @@ def test_the_compiled_classifier_wants_blocks(digits: DigitSplits) -> None:
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("one")
-    options = {"dataset": "digits", "epochs": 2, "precision": "64", "accelerator": "cpu", "engine": "eager"}
-    return train(**options, output=output)  # type: ignore[arg-type]
+    options = TrainOptions(dataset="digits", epochs=2, precision="64", accelerator="cpu", engine="eager", output=output)
+    return train(options).folder
 
 
 def gone_on(run: Path, digits: DigitSplits) -> dict[str, torch.Tensor]:

@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchdigits.checkpoints import load_network
-    from torchdigits.classifier import CompiledDigitClassifier, DigitClassifier
-    from torchdigits.datamodule import DigitsDataModule
-    from torchdigits.inference import Recognizer
+    from torchdigits.classifier import DigitClassifier
+    from torchdigits.data.datamodule import DigitsDataModule
+    from torchdigits.engines.compiled import CompiledDigitClassifier
+    from torchdigits.files.networks import load_network
     from torchdigits.network import SigmoidMLP, quadratic_cost
+    from torchdigits.recognition.recognizer import Recognizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,12 +26,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CompiledDigitClassifier": "classifier",
+    "CompiledDigitClassifier": "engines.compiled",
     "DigitClassifier": "classifier",
-    "DigitsDataModule": "datamodule",
-    "Recognizer": "inference",
+    "DigitsDataModule": "data.datamodule",
+    "Recognizer": "recognition.recognizer",
     "SigmoidMLP": "network",
-    "load_network": "checkpoints",
+    "load_network": "files.networks",
     "quadratic_cost": "network",
 }
 

@@ -1,18 +1,21 @@
 """What a user can get wrong: a command prints such an error as one line and exits with its status."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class TorchDigitsError(Exception):
-    """Base of every error that the caller can mend; its text is one line: what, where, and the way out."""
+    """Base of the errors that a caller can put right. The text is one line: what, where, and the way out."""
 
     status = 2
 
 
 class OptionError(TorchDigitsError, ValueError):
-    """A setting that makes no sense, or that this machine cannot honour."""
+    """An option that makes no sense, or that this machine cannot fulfil."""
 
 
 class DivergedError(TorchDigitsError):
-    """Training has left the finite numbers."""
+    """Weights or costs have become NaN or infinite in training."""
 
     status = 1
 
@@ -22,11 +25,11 @@ class DataError(TorchDigitsError):
 
 
 class CheckpointError(TorchDigitsError):
-    """A checkpoint that is missing, damaged, hostile, or of another program."""
+    """A file of a network that is missing, damaged, hostile, or of another program."""
 
 
 class ImageError(TorchDigitsError):
-    """A picture that cannot be read, or not as a digit."""
+    """A picture that cannot be read, or that shows no digit."""
 
 
 class NoInkError(ImageError):
@@ -34,10 +37,10 @@ class NoInkError(ImageError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the text says what was kept, and how to go on.
+    """Ctrl-C or SIGTERM. The text says what was kept, and how to go on.
 
     Attributes:
-        status: what a process so ended exits with by convention, 128 and the signal's number: 130 or 143.
+        status: the exit status of a process that a signal ends, by convention 128 plus its number: 130 or 143.
     """
 
     def __init__(self, signal_number: int, text: str) -> None:
@@ -46,11 +49,43 @@ class Interrupted(KeyboardInterrupt):
 
 
 def printable(text: object) -> str:
-    """In one line, and with nothing that a terminal would obey or cannot show."""
+    """The text in one line, with `?` for every character that a terminal would obey or cannot show."""
     return "".join(character if character.isprintable() else "?" for character in str(text))
 
 
 def reason(error: Exception) -> str:
-    """What a file is said to be refused for: one line, not too long, and nothing that a terminal would obey."""
+    """What the exception says that reading a file raised: one printable line, cut after 300 characters."""
     text = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
     return printable(text if len(text) <= 300 else f"{text[:300]}...") or type(error).__name__
+
+
+def check_count(what: str, count: int) -> None:
+    """Check a number of things: epochs, devices, examples in a mini-batch.
+
+    Raises:
+        OptionError: it is less than 1.
+    """
+    if count < 1:
+        raise OptionError(f"{what} {count}: it must be 1 or more")
+
+
+def check_same_options(options: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:
+    """Check that `what`, a run or a sweep, goes on with the options that were saved when it was begun.
+
+    Raises:
+        OptionError: one of `options` differs.
+    """
+    for name, value in options.items():
+        if (there := saved.get(name)) != value:
+            raise OptionError(f"--{name.replace('_', '-')} {_words(value)}: {what} has {_words(there)}")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def root_cause(error: BaseException) -> str:
+    """The class and the first line of the exception that caused this one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

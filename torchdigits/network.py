@@ -19,22 +19,20 @@ class SigmoidMLP(nn.Module):
         sizes: neurons in each layer, the inputs first; two layers or more.
 
     Raises:
-        OptionError: fewer than two layers, a layer without neurons, or more of them than memory holds.
+        OptionError: there are fewer than two layers, a layer has no neurons, or memory cannot hold them all.
     """
 
     def __init__(self, sizes: Sequence[int] = (784, 30, 10)) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
-            raise OptionError(
-                f"layer sizes {list(sizes)}: a network needs two layers or more, of 1 neuron or more each"
-            )
+            raise OptionError(f"layer sizes {list(sizes)}: a network needs 2 or more layers, of 1 or more neurons each")
         self.sizes = tuple(sizes)
         try:
             self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
         except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-            raise OptionError(f"layer sizes {list(sizes)}: more neurons than memory holds") from error
+            raise OptionError(f"layer sizes {list(sizes)}: more neurons than memory can hold") from error
         for parameter in self.parameters():
-            if not parameter.is_meta:  # as in a network that takes its weights from a file
+            if not parameter.is_meta:  # a network on the meta device gets its weights from a file
                 nn.init.normal_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -45,11 +43,11 @@ class SigmoidMLP(nn.Module):
         return activations
 
     def forward_pass(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """All that the neurons compute on the way.
+        """Everything that the neurons compute on the way.
 
         Returns:
-            The weighted inputs `z` of every layer after the input, and the activations of every layer, the input
-            first; each `(N, neurons)`.
+            The weighted inputs `z` of every layer after the input, and the activations `a` of every layer, which begin
+            with the images; each `(N, neurons)`.
         """
         weighted_inputs, activations = [], [images]
         for layer in self.layers:
@@ -65,13 +63,13 @@ def quadratic_cost(activations: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         activations: outputs of the network `(m, 10)`.
-        targets: labels `(m,)`, integers, or the wanted outputs y themselves `(m, 10)`, one-hot.
+        targets: labels `(m,)`, integers, or the desired outputs y themselves, `(m, 10)`, one-hot.
 
     Returns:
-        The cost, a scalar of float32 or better. An empty mini-batch, as one of several processes can get, costs 0.
+        The cost, a scalar of float32 or float64. An empty mini-batch, which one of several processes can get, costs 0.
 
     Raises:
-        ValueError: targets of another shape (left alone, they would broadcast).
+        ValueError: the targets have another shape, and would broadcast.
     """
     if targets.dim() == 1 and not targets.is_floating_point():
         targets = nn.functional.one_hot(targets.long(), activations.shape[1])

@@ -19,25 +19,36 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from torchdigits import __version__
-from torchdigits.checkpoints import shipped_checkpoint
 from torchdigits.errors import ImageError
-from torchdigits.images import FORMATS
-from torchdigits.inference import Recognition, Recognizer
-from torchdigits.web.guard import MAX_BYTES, Guard, refuse
+from torchdigits.files.networks import shipped_checkpoint
+from torchdigits.recognition.card import card_facts
+from torchdigits.recognition.pictures import FORMATS
+from torchdigits.recognition.recognizer import Recognition, Recognizer
+from torchdigits.web.middleware import MAX_BYTES, Middleware, error_response
 
-IN_MEMORY = 1_000_000  # of a picture; the rest waits on the disk
-DECODERS = 2  # pictures taken apart at a time
-LARGE = 4_000_000  # pixels, from which on one is taken apart at a time: 64 million take a gigabyte and seconds
-
+IN_MEMORY = 1_000_000  # bytes of a picture; a longer one is kept on the disk
+DECODERS = 2  # pictures decoded at once
+LARGE = 4_000_000  # pixels: one larger picture is decoded at a time; 64 million take a gigabyte and seconds
 FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+RECOGNIZE_ERRORS = {
+    400: "a form that cannot be read",
+    413: f"a body of more than {MAX_BYTES:,} bytes",
+    415: "a body of another type",
+    422: "no picture, or one without a digit",
+}
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "required": ["picture"], "properties": {"picture": _PICTURE["schema"]}}}
+_TYPES = ("image/png", "image/jpeg", "image/*", "application/octet-stream")
+_CONTENT = {"multipart/form-data": _FORM} | dict.fromkeys(_TYPES, _PICTURE)
+RECOGNIZE_BODY = {"requestBody": {"required": True, "content": _CONTENT}}
 
 
-class Failure(BaseModel):
-    error: str = Field(description="one line: what, and the way out")
+class Error(BaseModel):
+    error: str = Field(description="one line: what is wrong, and the way out")
 
 
 Digit = Annotated[int, Field(ge=0, le=9)]
@@ -46,22 +57,24 @@ Row = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=28, 
 
 
 class Answer(BaseModel):
-    digit: Digit = Field(description="the one with the largest output")
+    digit: Digit = Field(description="the one with the largest activation")
     runner_up: Digit = Field(description="the one with the second largest")
-    outputs: list[Activation] = Field(min_length=10, max_length=10)
-    hidden: list[list[Activation]] = Field(description="activations of every hidden layer")
+    activations: list[Activation] = Field(min_length=10, max_length=10, description="of the ten outputs")
+    hidden: list[list[Activation]] = Field(description="activations of each hidden layer")
     pixels: list[Row] = Field(min_length=28, max_length=28, description="what the network saw; 255 is ink")
 
 
 class Layer(BaseModel):
-    weights: list[list[float]] = Field(description="a row for each neuron, of a weight for each of the layer before")
+    weights: list[list[float]] = Field(
+        description="a row for each neuron: its weights to the neurons of the layer before"
+    )
     biases: list[float]
 
 
 class Card(BaseModel):
-    """What the model card says of the network that comes with torchdigits."""
+    """What the model card says of the network that comes with torchdigits: rows of its table."""
 
-    data: str
+    data: str = Field(description="what it was trained and tested on")
     validation: str = Field(description="validation images recognised")
     test: str = Field(description="test images recognised")
 
@@ -76,21 +89,12 @@ class Network(BaseModel):
     layers: list[Layer] = Field(description="from the first after the inputs; decimals that keep every bit")
 
 
-SHIPPED_SHA256 = "cc78f88f3207e6e5d96d162a1489eaf89e82887e51c9a94b2c41aa328e15e5e5"
-SHIPPED_CARD = Card(
-    data="MNIST: the first 50,000 of its training images to train, the last 10,000 for validation, the 10,000 test "
-    "images for one look at the end",
-    validation="9,583 / 10,000",
-    test="9,509 / 10,000",
-)
-
-
 def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     """The application.
 
     Args:
-        checkpoint: the trained network; the shipped one by default.
-        host: the name or address by which it is asked, besides this machine's own; if it stands for every address
+        checkpoint: the trained network. Default: the shipped one.
+        host: the name or address by which clients know it, besides this machine's own. If it stands for all addresses
             (0.0.0.0 or ::), any address will do, and the machine's name.
 
     Raises:
@@ -98,39 +102,45 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
     """
     recognizer = Recognizer(checkpoint)
     network = _describe(recognizer, checkpoint or shipped_checkpoint()).model_dump_json()
-    decoders, large_decoder = ThreadPoolExecutor(DECODERS, "decoder"), ThreadPoolExecutor(1, "large decoder")
-
-    def recognize_small(picture: BinaryIO) -> Recognition | None:
-        return None if _is_large(picture) else recognizer.recognize(picture)
-
-    refused = _failures({403: "asked by another site's page", 421: "asked under another name than its own"})
     app = FastAPI(
         title="torchdigits",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=refused,
+        responses=_errors(
+            {403: "a page of another site asks", 421: "the server is asked by another name than its own"}
+        ),
     )
-    app.add_middleware(Guard, host=host)
+    app.add_middleware(Middleware, host=host)
     for error in (StarletteHTTPException, ImageError, FormParserError, ClientDisconnect, Exception):
-        app.add_exception_handler(error, _failed)
+        app.add_exception_handler(error, _response_to)
     for path, (name, media_type) in FILES.items():
         app.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route(
+        "/recognize",
+        _recognition(recognizer),
+        methods=["POST"],
+        response_model=Answer,
+        responses=_errors(RECOGNIZE_ERRORS),
+        openapi_extra=RECOGNIZE_BODY,
+    )
 
-    failures = {
-        400: "a form that cannot be read",
-        413: f"a body of more than {MAX_BYTES:,} bytes",
-        415: "a body of another type",
-        422: "no picture, or none of a digit",
-    }
-    picture = {"schema": {"type": "string", "format": "binary"}}
-    form = {"type": "object", "required": ["picture"], "properties": {"picture": picture["schema"]}}
-    types = ("image/png", "image/jpeg", "image/*", "application/octet-stream")
-    content = {"multipart/form-data": {"schema": form}} | dict.fromkeys(types, picture)
-    body = {"requestBody": {"required": True, "content": content}}
+    @app.get("/network", response_model=Network)
+    async def describe() -> Response:
+        """The network that answers: where it comes from, and all its weights and biases."""
+        return Response(network, media_type="application/json")
 
-    @app.post("/recognize", responses=_failures(failures), openapi_extra=body)
+    return app
+
+
+def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
+    """What answers to POST /recognize. Small pictures do not wait for large ones."""
+    decoders, large_decoder = ThreadPoolExecutor(DECODERS, "decoder"), ThreadPoolExecutor(1, "large decoder")
+
+    def recognize_small(picture: BinaryIO) -> Recognition | None:
+        return None if _is_large(picture) else recognizer.recognize(picture)
+
     async def recognize(request: Request) -> Answer:
         """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
         async with _picture_of(request) as picture:
@@ -141,24 +151,19 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
         return Answer(
             digit=found.digit,
             runner_up=found.runner_up,
-            outputs=found.activations,
+            activations=found.activations,
             hidden=found.hidden,
             pixels=found.pixels.reshape(28, 28).tolist(),
         )
 
-    @app.get("/network", response_model=Network)
-    async def describe() -> Response:
-        """The network that answers: where it comes from, and all its weights and biases."""
-        return Response(network, media_type="application/json")
-
-    return app
+    return recognize
 
 
 def _is_large(picture: BinaryIO) -> bool:
     try:
         with Image.open(picture, formats=FORMATS) as image:
             return image.width * image.height > LARGE
-    except Exception:  # whatever it is, the recognizer says it
+    except Exception:  # the recognizer will say what is wrong
         return False
     finally:
         picture.seek(0)
@@ -171,7 +176,7 @@ async def _picture_of(request: Request) -> AsyncIterator[BinaryIO]:
         async with request.form(max_files=1) as form:
             picture = form.get("picture")
             if not isinstance(picture, UploadFile):
-                raise HTTPException(422, "the form has no file as its field picture")
+                raise HTTPException(422, "the form needs a file as its field picture")
             yield picture.file
     elif content_type.startswith("image/") or content_type == "application/octet-stream":
         with SpooledTemporaryFile(IN_MEMORY) as file:
@@ -194,7 +199,7 @@ def _describe(recognizer: Recognizer, checkpoint: Path) -> Network:
         sizes=list(network.sizes),
         parameters=sum(array.size for array in arrays),
         precision=str(arrays[0].dtype),
-        card=SHIPPED_CARD if sha256 == SHIPPED_SHA256 else None,
+        card=Card(**facts) if (facts := card_facts(sha256)) else None,
         layers=[Layer(weights=w, biases=b) for w, b in zip(numbers[0::2], numbers[1::2], strict=True)],
     )
 
@@ -208,16 +213,16 @@ def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
     return file
 
 
-def _failures(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Failure, "description": text} for status, text in descriptions.items()}
+def _errors(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Error, "description": text} for status, text in descriptions.items()}
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _response_to(_: Request, error: Exception) -> Response:
     if isinstance(error, StarletteHTTPException):
-        return refuse(error.status_code, error.detail, error.headers)
+        return error_response(error.status_code, error.detail, error.headers)
     if isinstance(error, ImageError):
-        return refuse(422, str(error))
+        return error_response(422, str(error))
     if isinstance(error, FormParserError | ClientDisconnect):
-        return refuse(400, "the request cannot be read")
+        return error_response(400, "the request cannot be read")
     logging.getLogger(__name__).error("while answering", exc_info=error)
-    return refuse(500, "a mistake of the server's own; it says more where it runs")
+    return error_response(500, "the server made a mistake; its terminal says more")

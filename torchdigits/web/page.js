@@ -1,11 +1,11 @@
-// The page sends the drawing as it grows, one request at a time, and shows each answer: it computes nothing itself.
+// The page sends the drawing as it grows, one request at a time, and shows each answer. It computes nothing itself.
 
 const PEN = 0.085; // width of a stroke, of the paper's side
 const SENT = 224; // side of the picture that is sent, in pixels
-const PATIENCE = 10_000; // milliseconds for an answer
-const PROMPT = 100; // milliseconds; a server that takes longer is busy, and is left alone for as long as it took,
+const TIMEOUT = 10_000; // milliseconds for an answer
+const PROMPT = 100; // milliseconds; a server that takes longer is busy, and gets a rest for as long as it took,
 const REST = 1000; // but no longer than this
-const SILENCE = 700; // milliseconds without a new answer before a screen reader says the last
+const SILENCE = 700; // milliseconds without a new answer until a screen reader says the last
 
 const byId = (id) => document.getElementById(id);
 const paper = byId("paper");
@@ -108,7 +108,7 @@ addEventListener("keydown", (event) => {
 // Pictures
 
 async function bring(files) {
-  if (!files.length) return complain("That was no picture file.");
+  if (!files.length) return complain("That was not a picture file.");
   const image = await createImageBitmap(files[0]).catch(() => null); // the server reads some that the browser does not
   startOver({ file: files[0], image });
 }
@@ -125,7 +125,7 @@ addEventListener("drop", (event) => {
   bring(event.dataTransfer.files);
 });
 
-// Asking: one request at a time, then the newest drawing; an answer to what has been cleared is not shown
+// Asking: one request at a time, then one for the newest drawing. The answer to a cleared drawing is not shown
 
 let changes = 0;
 let starts = 0;
@@ -148,7 +148,7 @@ async function ask() {
     const took = performance.now() - since;
     if (start === starts) {
       complain(reply.error ?? "");
-      show(reply.outputs ? reply : null);
+      show(reply.activations ? reply : null);
     }
     if (took > PROMPT) await new Promise((resolve) => setTimeout(resolve, Math.min(took, REST)));
   }
@@ -159,11 +159,11 @@ async function recognize() {
   try {
     const body = picture?.file ?? (await drawn());
     const headers = { "Content-Type": body.type || "application/octet-stream" };
-    const signal = AbortSignal.timeout(PATIENCE);
+    const signal = AbortSignal.timeout(TIMEOUT);
     const response = await fetch("recognize", { method: "POST", body, headers, signal });
     return await response.json();
   } catch {
-    return { error: "No answer from the server. Is scripts/serve.py still running? The next stroke asks again." };
+    return { error: "No answer from the server. Is it still running? The next stroke asks again." };
   }
 }
 
@@ -195,7 +195,7 @@ function show(newAnswer) {
   if (answer) saying = setTimeout(() => (byId("said").textContent = `${answer.digit}, second ${answer.runner_up}`), SILENCE);
   else byId("said").textContent = "";
   lit.forEach((elements, layer) => {
-    const activations = answer && (answer.hidden[layer] ?? answer.outputs);
+    const activations = answer && (answer.hidden[layer] ?? answer.activations);
     for (const element of elements) {
       const activation = activations?.[element.dataset.neuron];
       element.style.setProperty("--activation", activation ?? 0);
@@ -211,7 +211,7 @@ function complain(text) {
   byId("trouble").textContent = text;
 }
 
-// A neuron that the pointer or the focus is on shows what it feeds
+// The neuron under the pointer, or with the focus, shows what it feeds
 
 let shown = null;
 
@@ -313,7 +313,7 @@ function paintWeights() {
   if (!network) return;
   const { weights } = network.layers[0];
   const magnitudes = weights.flat().map(Math.abs).sort((a, b) => a - b);
-  const full = magnitudes[Math.floor(0.99 * magnitudes.length)] || 1; // the few beyond it are as strong in colour
+  const full = magnitudes[Math.floor(0.99 * magnitudes.length)] || 1; // the few larger ones have the same colour
   const style = getComputedStyle(document.documentElement);
   const [positive, negative] = ["--for", "--against"].map((name) => style.getPropertyValue(name).split(" "));
   document.querySelectorAll(".layer canvas").forEach((canvas, i) => {
@@ -352,4 +352,4 @@ byId("origin").textContent = location.origin;
 addEventListener("resize", () => (repaint(), point(shown)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (repaint(), paintWeights()));
 repaint();
-build().catch(() => complain("No answer from the server. Start scripts/serve.py, and load the page again."));
+build().catch(() => complain("No answer from the server. Start it again, and reload the page."));

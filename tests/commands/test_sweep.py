@@ -1,0 +1,239 @@
+import csv
+import json
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Outcome, assert_one_line_error
+
+from torchdigits.commands import sweep
+from torchdigits.files.writing import locked
+from torchdigits.population import slices
+from torchdigits.population.ensemble import Trained
+
+Run = Callable[..., Outcome]
+OPTIONS = ("--dataset", "digits", "--seeds", 3, "--learning-rates", 1, 3, "--epochs", 2)
+
+
+@pytest.fixture
+def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(slices._SLICE, "cpu", 2)
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """A sweep in here is interrupted, as by Ctrl-C, after its first slice."""
+
+    def one_slice(*arguments: object) -> Iterator[Trained]:
+        yield next(slices.train_slices(*arguments))  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "train_slices", one_slice)
+        yield
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_tells_how_its_networks_did(run_script: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    outcome = run_script("sweep.py", *OPTIONS, "--output", folder)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert {path.name for path in folder.iterdir()} == {
+        "sweep.csv", "sweep.json", "accuracy.png", "final.png", "best.ckpt",
+    }  # fmt: skip
+    rows = rows_of(folder)
+    assert [(row["learning_rate"], row["seed"], row["epoch"]) for row in rows] == [
+        (rate, seed, epoch) for seed in "012" for rate in ("1.0", "3.0") for epoch in "12"
+    ]
+    record = json.loads((folder / "sweep.json").read_text())
+    assert record["options"] == {
+        "dataset": "digits", "hidden": ["30"], "learning_rates": [1, 3], "seeds": 3, "epochs": 2,
+    }  # fmt: skip
+    for summary in record["summaries"]:
+        group = [
+            row
+            for row in rows
+            if (float(row["learning_rate"]), int(row["epoch"])) == (summary["learning_rate"], summary["epoch"])
+        ]
+        counts = [int(row["test_correct"]) for row in group]
+        assert summary["networks"] == len(counts) == 3
+        assert (summary["lowest"], summary["highest"]) == (min(counts), max(counts))
+        assert summary["mean"] == pytest.approx(statistics.mean(counts))
+        assert summary["deviation"] == pytest.approx(statistics.stdev(counts))
+        assert summary["quartiles"] == pytest.approx(statistics.quantiles(counts, method="inclusive"))
+        assert summary["lost"] == sum(bool(row["lost_digits"]) for row in group)
+        if summary["epoch"] == 2:
+            assert f"{statistics.mean(counts):.1f}" in outcome.out
+    best = max(rows, key=lambda row: int(row["validation_correct"]))
+    assert f"{best['validation_correct']} / 290 validation, {best['test_correct']} / 290 test" in outcome.out
+    evaluated = run_script("evaluate.py", "--dataset", "digits", "--checkpoint", folder / "best.ckpt", "--json")
+    assert json.loads(evaluated.out)["correct"] == int(best["test_correct"])
+
+
+@pytest.mark.usefixtures("slices_of_two")
+def test_an_interrupted_sweep_goes_on(run_script: Run, tmp_path: Path) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run_script("sweep.py", *OPTIONS, "--output", whole).status == 0
+    with interrupted():
+        outcome = run_script("sweep.py", *OPTIONS, "--output", halved)
+    assert outcome.status == 130
+    assert outcome.err.startswith("error: interrupted: 2 of 6 networks are kept; go on with python ")
+    assert outcome.err.endswith(f"sweep.py {' '.join(map(str, OPTIONS))} --output {halved} --resume\n")
+    assert len(rows_of(halved)) == 4
+    outcome = run_script("sweep.py", *OPTIONS, "--output", halved, "--resume")
+    assert (outcome.status, outcome.err) == (0, "")
+    for name in ("sweep.csv", "best.ckpt", "accuracy.png", "final.png"):
+        assert (halved / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {path.name for path in halved.iterdir()} == {path.name for path in whole.iterdir()}
+    record = json.loads((halved / "sweep.json").read_text())
+    assert [part["networks"] for part in record["parts"]] == [4]  # an interrupted process leaves no part
+    # Once more, there is nothing to train, and the result is told again.
+    before = (halved / "sweep.csv").read_bytes()
+    assert "Best: " in run_script("sweep.py", *OPTIONS, "--output", halved, "--resume").out
+    assert (halved / "sweep.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("slices_of_two")
+@pytest.mark.parametrize("killed_at", ["sweep.csv", "best.ckpt"])
+def test_a_sweep_killed_between_two_files_goes_on(
+    run_script: Run, tmp_path: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is as SIGKILL leaves it when a slice's rows, or then its best network, are about to get their name."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    replace = Path.replace
+
+    def replace_after_copy(self: Path, target: Path) -> Path:
+        if target.name == killed_at and not killed.exists():
+            shutil.copytree(whole, killed)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace_after_copy)
+        run_script("sweep.py", *OPTIONS, "--output", whole)
+    left = {path.name for path in killed.iterdir()}
+    assert sum(name.startswith(".best-") for name in left) == 1
+    assert ("sweep.csv" in left) == (killed_at == "best.ckpt")
+    assert run_script("sweep.py", *OPTIONS, "--output", killed, "--resume").status == 0
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    for name in ("sweep.csv", "best.ckpt"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_sweep_at_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    command = [sys.executable, "scripts/sweep.py", "--dataset", "digits", "--seeds", "9", "--epochs", "50"]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "sweep.json").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    # Nothing was finished: the same command can be given again.
+    assert (process.returncode, err) == (status, "error: interrupted: no network was finished, nothing is kept\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--seeds", 0), ("seeds 0", "1 or more")),
+        (("--epochs", 0), ("epochs 0", "1 or more")),
+        (("--learning-rates",), ("learning rate",)),
+        (("--learning-rates", 1, 3, 1), ("learning rate 1.0", "twice")),
+        (("--learning-rates", -1), ("learning rate -1.0",)),
+        (("--hidden", "thirty"), ("hidden thirty", "30-30")),
+        (("--hidden", "30-0"), ("30-0",)),
+        (("--hidden", 30, 30), ("30", "twice")),
+        (("--resume",), ("no sweep",)),
+        (("--hidden", 10**10), ("more neurons than memory can hold",)),
+    ],
+)
+def test_bad_options_are_one_line(
+    run_script: Run, tmp_path: Path, options: Sequence[object], words: Sequence[str]
+) -> None:
+    outcome = run_script("sweep.py", "--dataset", "digits", "--output", tmp_path / "sweep", *options)
+    assert_one_line_error(outcome, *words)
+    assert not any(tmp_path.glob("sweep/*"))
+
+
+def test_what_is_there_is_not_overwritten(run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    assert_one_line_error(outcome, "--output", "not empty", "--resume")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "letter.txt")
+    assert_one_line_error(outcome, "no folder can be made")
+    if Path("/proc").is_dir():
+        assert_one_line_error(run_script("sweep.py", *OPTIONS, "--output", "/proc", "--resume"), "cannot be written")
+
+
+def test_a_cluster_without_ray_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "torchdigits.population.cluster", raising=False)
+    monkeypatch.delattr("torchdigits.population.cluster", raising=False)
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path / "sweep", "--cluster", "auto")
+    assert_one_line_error(outcome, "--cluster needs the package ray", "pip install")
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.usefixtures("slices_of_two")
+def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path) -> None:
+    with interrupted():
+        run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    again = ("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
+    table, record, network = (tmp_path / name for name in ("sweep.csv", "sweep.json", "best.ckpt"))
+
+    assert_one_line_error(run_script(*again, "--epochs", 3), "--epochs 3", "has 2")
+    assert_one_line_error(run_script(*again, "--learning-rates", 3), "--learning-rates 3.0", "has 1.0 3.0")
+    with locked(tmp_path):
+        assert_one_line_error(run_script(*again), "another process is writing there")
+    network.rename(tmp_path / "aside")
+    assert_one_line_error(run_script(*again), "best.ckpt", "missing")
+    (tmp_path / "aside").rename(network)
+
+    good = table.read_text()
+    for damaged in (
+        good.rsplit("\n", 2)[0],  # without the last row
+        good.replace("validation_correct", "something"),
+        re.sub(r"^(30,[\d.]+),\d", r"\1,7", good, flags=re.MULTILINE),  # another seed
+        good.replace("3.0", "three"),
+        good + "30\n",
+        "\0",
+    ):
+        table.write_text(damaged)
+        assert_one_line_error(run_script(*again), "sweep.csv is not a table of this sweep")
+    table.write_text(good)
+    for damaged in ("", "[]", '{"options": 3}', '{"options": ' + good):
+        record.write_text(damaged)
+        assert_one_line_error(run_script(*again), "sweep.json is not a record of a sweep")
+    record.unlink()
+    assert_one_line_error(run_script(*again), "no sweep")
+    assert table.read_text() == good
+
+
+def test_a_diverged_network_is_told_of(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sigmoid neurons saturate, and learn no more: only a rate that is no float32 makes their weights overflow.
+    monkeypatch.setattr("torchdigits.population.members.check_learning_rate", lambda rate: None)
+    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 1, "--hidden", "4-3", "--learning-rates", 3, 1e39)
+    outcome = run_script("sweep.py", *options, "--output", tmp_path)
+    assert (outcome.status, outcome.err) == (0, "")
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines() if "│" in line]
+    assert [cells[0][0], cells[0][-1]] == ["learning rate 3", "0"]
+    assert cells[1] == ["learning rate 1e+39", "0", *[""] * 7, "0", "2"]
+    assert {row["test_correct"] == "" for row in rows_of(tmp_path) if row["learning_rate"] == "1e+39"} == {True}

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from torchdigits import DigitClassifier, DigitsDataModule
+from torchdigits.data.batches import epoch_order
+from torchdigits.data.datasets import Digits, DigitSplits
+from torchdigits.errors import OptionError
+
+
+def numbered(count: int) -> Digits:
+    """Examples whose label is their number, and their pixels its remainder by 256."""
+    numbers = torch.arange(count)
+    return Digits((numbers % 256).to(torch.uint8)[:, None].expand(-1, 784).contiguous(), numbers)
+
+
+def test_lightning_takes_each_epoch_in_its_own_order() -> None:
+    class Watched(DigitClassifier):
+        seen: list[int]
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            self.seen += batch[1].tolist()
+            return super().training_step(batch, batch_idx)
+
+    part = numbered(25)
+    classifier = Watched([784, 25])
+    classifier.seen = []
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(classifier, DigitsDataModule(DigitSplits(part, part, part), batch_size=10, seed=5))
+    assert classifier.seen == [int(i) for epoch in range(3) for i in epoch_order(25, 5, epoch)]
+
+
+def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None:
+    module = DigitsDataModule("digits")
+    for loader, part in (
+        (module.val_dataloader(), digits.validation),
+        (module.test_dataloader(), digits.test),
+        (module.predict_dataloader(), digits.test),
+    ):
+        assert torch.equal(torch.cat([labels for _, labels in loader]), part.labels)
+        assert torch.equal(torch.cat([images for images, _ in loader]), part.images / 255)
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "allowed"),
+    [
+        ("batch_size", 0, "1 or more"),
+        ("batch_size", -1, "1 or more"),
+        ("block_size", 0, "1 or more"),
+        ("seed", -1, "a whole number from 0 to 4294967295"),
+        ("seed", 2**32, "a whole number from 0 to 4294967295"),
+    ],
+)
+def test_an_option_out_of_range_says_the_range(option: str, number: int, allowed: str) -> None:
+    with pytest.raises(OptionError, match=f"^{option.replace('_', ' ')} {number}: it must be {allowed}$"):
+        DigitsDataModule("digits", None, **{option: number})
+
+
+def test_lightning_downloads_mnist_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In one process of a machine, where others wait for it."""
+    wanted: list[Path | None] = []
+    monkeypatch.setattr("torchdigits.data.datamodule.fetch_mnist", wanted.append)
+    for dataset in ("digits", "mnist"):
+        DigitsDataModule(dataset, tmp_path).prepare_data()
+    assert wanted == [tmp_path]

@@ -1,0 +1,283 @@
+import errno
+import io
+import json
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from torchdigits import SigmoidMLP, load_network
+from torchdigits.data.datasets import DigitSplits
+from torchdigits.errors import CheckpointError, OptionError
+from torchdigits.files import networks
+from torchdigits.files.networks import save_network
+
+SIZES = (784, 30, 30, 30, 10)
+
+
+def network_of(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> SigmoidMLP:
+    torch.manual_seed(6)
+    return SigmoidMLP(sizes).to(dtype)
+
+
+def assert_same_bits(ours: SigmoidMLP, theirs: SigmoidMLP) -> None:
+    assert ours.sizes == theirs.sizes
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def network2(rng: np.random.Generator, sizes: tuple[int, ...] = SIZES, **changed: Any) -> dict[str, Any]:
+    """What `Network.save` of network2.py writes."""
+    content = {
+        "sizes": list(sizes),
+        "weights": [rng.standard_normal((y, x)).tolist() for x, y in pairwise(sizes)],
+        "biases": [rng.standard_normal((y, 1)).tolist() for y in sizes[1:]],
+        "cost": "CrossEntropyCost",
+    }
+    return content | changed
+
+
+def feedforward(content: dict[str, Any], a: np.ndarray) -> np.ndarray:
+    """As network2.py loads its file and computes, on columns."""
+    weights = [np.array(w) for w in content["weights"]]
+    biases = [np.array(b) for b in content["biases"]]
+    for b, w in zip(biases, weights, strict=True):
+        a = 1.0 / (1.0 + np.exp(-(np.dot(w, a) + b)))
+    return a
+
+
+@pytest.mark.parametrize("cost", ["QuadraticCost", "CrossEntropyCost"])
+@pytest.mark.parametrize("sizes", [SIZES, (784, 10), (5, 4)])
+def test_json_of_network2_is_read(tmp_path: Path, cost: str, sizes: tuple[int, ...]) -> None:
+    content = network2(np.random.default_rng(1), sizes, cost=cost)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    network = load_network(tmp_path / "x.json")
+    assert network.sizes == sizes
+    parameters = [parameter.detach().numpy() for parameter in network.parameters()]
+    for weights, expected in zip(parameters[0::2], content["weights"], strict=True):
+        np.testing.assert_array_equal(weights, np.array(expected), strict=True)
+    images = np.random.default_rng(2).random((7, sizes[0]))
+    expected = feedforward(content, images.T).T
+    np.testing.assert_allclose(network(torch.from_numpy(images)).detach().numpy(), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_network2_reads_our_json(tmp_path: Path, digits: DigitSplits, dtype: torch.dtype, tolerance: float) -> None:
+    network = network_of(SIZES, dtype)
+    save_network(network, tmp_path / "x.json")
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["sizes"] == list(SIZES)
+    assert content["cost"] == "QuadraticCost"
+    images = digits.test.images.to(dtype) / 255
+    expected = feedforward(content, images.double().numpy().T).T
+    difference = network(images).detach().numpy() - expected
+    assert np.linalg.norm(difference) < tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(784, 30, 10), SIZES, (784, 10), (3, 1, 2)])
+def test_every_way_round_gives_the_same_bits(tmp_path: Path, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    network = network_of(sizes, dtype)
+    for way in (".json", ".npz", ".ckpt", ".JSON"):
+        save_network(network, tmp_path / f"x{way}")
+        again = load_network(tmp_path / f"x{way}")
+        assert_same_bits(again, network)
+        network = again
+
+
+def test_numbers_at_the_ends_of_float64_keep_their_bits(tmp_path: Path) -> None:
+    network = network_of((4, 3), torch.float64)
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.tensor([5e-324, 1.7976931348623157e308, -0.0, 0.1], dtype=torch.float64)
+    for way in (".json", ".npz"):
+        save_network(network, tmp_path / f"x{way}")
+        for ours, theirs in zip(load_network(tmp_path / f"x{way}").parameters(), network.parameters(), strict=True):
+            assert ours.detach().numpy().tobytes() == theirs.detach().numpy().tobytes()
+
+
+@pytest.mark.parametrize("way", [".json", ".npz", ".ckpt", ".onnx"])
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path, way: str) -> None:
+    network = network_of((4, 3))
+    with torch.no_grad():
+        next(network.parameters())[0, 0] = torch.inf
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
+        save_network(network, tmp_path / f"x{way}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_npz_is_plain_arrays_and_columns_are_taken_too(tmp_path: Path) -> None:
+    network = network_of((784, 30, 10))
+    save_network(network, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes == {"weights_1": (30, 784), "biases_1": (30,), "weights_2": (10, 30), "biases_2": (10,)}
+    # As who has trained the original would save it.
+    columns = {name: array[:, np.newaxis] if array.ndim == 1 else array.copy("F") for name, array in arrays.items()}
+    np.savez(tmp_path / "y.npz", **columns)
+    assert_same_bits(load_network(tmp_path / "y.npz"), network)
+
+
+def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = network_of((4, 3)).train()
+    before = torch.random.get_rng_state()
+    for way in (".json", ".npz", ".ckpt", ".onnx"):
+        save_network(network, tmp_path / f"x{way}")
+    assert network.training
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_network_of_few_bits_is_not_saved(tmp_path: Path) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        for way in (".json", ".npz", ".ckpt", ".onnx"):
+            with pytest.raises(CheckpointError, match="neither of float32 nor of float64"):
+                save_network(network_of((4, 3)).to(dtype), tmp_path / f"x{way}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def assert_one_line(path: Path) -> None:
+    """Loading the file raises CheckpointError with one short line."""
+    with pytest.raises(CheckpointError) as caught:
+        load_network(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is not a network in {path.suffix}: ")
+    assert message.isprintable()
+    assert len(message) < 400
+
+
+def no_networks() -> dict[str, object]:
+    """What is no network, though it is JSON."""
+    rng = np.random.default_rng(1)
+    sizes = (4, 3, 2)
+    good = network2(rng, sizes)
+    weights, biases = good["weights"], good["biases"]
+    return {
+        "a list": [1, 2],
+        "a number": 3,
+        "nothing": None,
+        "no weights": {key: value for key, value in good.items() if key != "weights"},
+        "no cost": {key: value for key, value in good.items() if key != "cost"},
+        "another cost": good | {"cost": "LogLoss"},
+        "another dtype": good | {"dtype": "int8"},
+        "sizes of another network": good | {"sizes": [4, 3, 3]},
+        "sizes of fewer layers": good | {"sizes": [4, 2]},
+        "sizes that are text": good | {"sizes": "4-3-2"},
+        "a bias too many": good | {"biases": [*biases, [[1.0]]]},
+        "a bias that does not fit": good | {"biases": [biases[0], [[1.0]]]},
+        "biases in rows": good | {"biases": [np.array(b).T.tolist() for b in biases]},
+        "matrices that do not fit": network2(rng, sizes, weights=[weights[0], [[1.0] * 5] * 2]),
+        "transposed matrices": good | {"weights": [np.array(w).T.tolist() for w in weights]},
+        "ragged rows": good | {"weights": [[[1.0, 2.0], [1.0]], weights[1]]},
+        "text": good | {"weights": [[["0.5"] * 4] * 3, weights[1]]},
+        "truths": good | {"weights": [[[True] * 4] * 3, weights[1]]},
+        "holes": good | {"weights": [[[None] * 4] * 3, weights[1]]},
+        "no layers": {"sizes": [4], "weights": [], "biases": [], "cost": "QuadraticCost"},
+        "an empty layer": network2(rng, (4, 0, 2)),
+        "not a number": good | {"weights": [[[float("nan")] * 4] * 3, weights[1]]},
+        "infinity": good | {"biases": [[[float("-inf")]] * 3, biases[1]]},
+        "a number too large": good | {"biases": [[[10**400]] * 3, biases[1]]},
+        "too large for its dtype": good | {"biases": [[[1e39]] * 3, biases[1]], "dtype": "float32"},
+    }
+
+
+@pytest.mark.parametrize("kind", no_networks())
+def test_json_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(no_networks()[kind]))
+    assert_one_line(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe{}", b'{"sizes": 1e999', b"[" * 100_000, b'{"sizes": [NaN, 1]}', b"PK\x03\x04"]
+)
+def test_a_file_that_is_no_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    assert_one_line(tmp_path / "x.json")
+
+
+def other_archives() -> dict[str, dict[str, np.ndarray]]:
+    weights, biases = np.ones((2, 3)), np.ones(2)
+    return {
+        "no arrays": {},
+        "a bias missing": {"weights_1": weights},
+        "one too many": {"weights_1": weights, "biases_1": biases, "more": biases},
+        "other names": {"W1": weights, "b1": biases},
+        "integers": {"weights_1": weights.astype(int), "biases_1": biases.astype(int)},
+        "halves": {"weights_1": weights.astype(np.float16), "biases_1": biases.astype(np.float16)},
+        "two precisions": {"weights_1": weights, "biases_1": biases.astype(np.float32)},
+        "a bias that does not fit": {"weights_1": weights, "biases_1": np.ones(3)},
+        "a bias in a row": {"weights_1": weights, "biases_1": np.ones((1, 2))},
+        "no matrix": {"weights_1": biases, "biases_1": biases},
+        "not a number": {"weights_1": weights * np.nan, "biases_1": biases},
+        "infinity": {"weights_1": weights, "biases_1": biases * np.inf},
+        "big endian": {"weights_1": weights.astype(">f8"), "biases_1": biases},
+        "objects": {"weights_1": weights.astype(object), "biases_1": biases},
+    }
+
+
+@pytest.mark.parametrize("kind", other_archives())
+def test_npz_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
+    np.savez(tmp_path / "x.npz", **other_archives()[kind])  # type: ignore[arg-type]
+    assert_one_line(tmp_path / "x.npz")
+
+
+def test_many_names_of_one_tensor_do_not_fill_the_memory(tmp_path: Path) -> None:
+    huge = torch.zeros(300, 300)
+    state = {f"network.layers.{layer}.weight": huge for layer in range(200)}
+    state |= {f"network.layers.{layer}.bias": huge[0] for layer in range(200)}
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")  # 0.4 MB, for 72 MB of parameters
+    with pytest.raises(CheckpointError, match="share their elements"):
+        load_network(tmp_path / "x.ckpt")
+
+
+def test_a_small_npz_cannot_fill_the_memory(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", weights_1=np.zeros((10, 10**6)), biases_1=np.zeros(10))
+    with pytest.raises(CheckpointError, match="compressed"):
+        load_network(tmp_path / "x.npz")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**8)})
+    with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
+        archive.writestr("weights_1.npy", header.getvalue() + b"\0" * 80)
+        archive.writestr("biases_1.npy", header.getvalue() + b"\0" * 80)
+    with pytest.raises(CheckpointError, match=r"y\.npz"):
+        load_network(tmp_path / "y.npz")
+
+
+def test_a_file_that_comes_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.npz"
+
+    def slow(network: SigmoidMLP) -> bytes:
+        target.write_text("precious")
+        return b"the network"
+
+    monkeypatch.setitem(networks.WRITERS, ".npz", slow)
+    with pytest.raises(OptionError, match="exists already"):
+        save_network(network_of((4, 3)), target)
+    assert target.read_text() == "precious"
+    (tmp_path / "link.json").symlink_to(tmp_path / "unplugged" / "disk")
+    with pytest.raises(OptionError, match="exists already"):
+        save_network(network_of((4, 3)), tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "x.npz"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.json"
+    save_network(network_of((4, 3)), target)
+    before = target.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torchdigits.files.writing.os.fsync", full)
+    for path, overwrite in ((target, True), (tmp_path / "y.json", False)):
+        with pytest.raises(OptionError, match="No space left on device"):
+            save_network(network_of((784, 30, 10)), path, overwrite)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]

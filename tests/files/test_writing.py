@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchdigits.errors import OptionError
+from torchdigits.files.writing import (
+    LOCK,
+    check_new_file,
+    locked,
+    make_empty_folder,
+    new_folder,
+    remove_if_empty,
+    remove_parts,
+    write_whole,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_process_leaves_is_a_part_that_can_be_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from torchdigits.files import writing;"
+        "writing.os.fsync = lambda _: os._exit(9);"
+        "writing.write_whole(Path(sys.argv[1]), b'new')"
+    )
+    path = tmp_path / "x.json"
+    path.write_bytes(b"old")
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_overwritten_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", b"old")
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "x", b"new", overwrite=False)
+    assert (tmp_path / "x").read_bytes() == b"old"
+    write_whole(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_keeps_other_processes_out_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from torchdigits.files.writing import locked\n"
+        "try:\n    with locked(Path(sys.argv[1])): print('in')\nexcept ValueError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with locked(tmp_path):
+        assert names(tmp_path) == [LOCK]
+        other = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert other.stdout == f"{tmp_path}: another process is writing there\n"
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "in\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="there is no such folder"), locked(tmp_path / "nowhere"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_folders_are_numbered(tmp_path: Path) -> None:
+    folders = [new_folder(tmp_path / "runs", "digits") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["digits-run1", "digits-run2", "digits-run3"]
+    (folders[0] / "x").touch()
+    for folder in folders[:2]:
+        remove_if_empty(folder)
+    assert names(tmp_path / "runs") == ["digits-run1", "digits-run3"]
+    assert new_folder(tmp_path / "runs", "digits").name == "digits-run2"
+
+
+def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:
+    make_empty_folder("--output", tmp_path / "a" / "b")
+    make_empty_folder("--output", tmp_path / "a" / "b")
+    with pytest.raises(OptionError, match=r"^--output .*a: it is not empty, and nothing is overwritten; use another$"):
+        make_empty_folder("--output", tmp_path / "a", "; use another")
+
+
+def test_where_no_folder_can_be_made_the_error_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for make in (lambda path: make_empty_folder("--output", path), lambda path: new_folder(path, "x")):
+        with pytest.raises(OptionError, match=r"^--output .*file.x: no folder can be made there: Not a directory$"):
+            make(tmp_path / "file" / "x")
+
+
+def test_a_new_file_must_be_new_of_a_known_kind_and_in_a_folder(tmp_path: Path) -> None:
+    check_new_file("--figure", tmp_path / "x.png", (".png", ".svg"))
+    (tmp_path / "old.png").write_bytes(b"old")
+    for name, words in (
+        ("x.txt", "its name must end in .png or .svg"),
+        ("old.png", "it exists already"),
+        ("nowhere/x.png", "it cannot be written: No such file or directory"),
+    ):
+        with pytest.raises(OptionError, match=rf"^--figure .*{name}: {words}"):
+            check_new_file("--figure", tmp_path / name, (".png", ".svg"))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -1,0 +1,188 @@
+"""How a command line becomes the call of one function, and an error one line."""
+
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchdigits import __version__
+from torchdigits.commands.options import call, parse, perhaps
+from torchdigits.errors import Interrupted, OptionError, TorchDigitsError, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+COMMANDS = {
+    "train": "Train a network of sigmoid neurons to recognise digits.",
+    "evaluate": "Count how many images of a dataset a trained network recognises.",
+    "predict": "Print the digit in each picture.",
+    "parity": "Compare torch on this machine with back-propagation by hand in NumPy.",
+    "sweep": "Train many networks at once, and tell how their results spread.",
+    "convert": "Convert a trained network to another format.",
+    "serve": "Serve a page to draw digits on, and an API that recognises them.",
+}
+
+
+def torchdigits() -> None:
+    """The command `torchdigits`, and `python -m torchdigits`: call the command that sys.argv names."""
+    name, *_ = [*sys.argv[1:], "--help"]
+    if name in COMMANDS:
+        module = import_module(f"torchdigits.commands.{name}")
+        main(getattr(module, name), getattr(module, "resumed", None))
+        return
+    with _one_line_errors():
+        if name == "--version":
+            print(f"torchdigits {__version__}")
+        elif name in {"-h", "--help"}:
+            print(f"usage: {shlex.join(_program())} COMMAND [OPTIONS]\n")
+            print(*(f"  {command:<10}{summary}" for command, summary in COMMANDS.items()), sep="\n")
+            print("\nCOMMAND --help lists the options of a command; --version says which version this is.")
+        else:
+            *others, last = COMMANDS
+            there = f"there are {', '.join(others)} and {last}"
+            raise OptionError(f"{name}: no such command{perhaps(name, [*COMMANDS])}; {there}")
+
+
+def main(command: Callable[..., Any], resumed: Callable[[Path], AbstractContextManager[Any]] | None = None) -> None:
+    """Call `command` with the options in sys.argv; its signature and docstring say which there are.
+
+    Args:
+        command: what to call. The fields of a parameter that is a dataclass are options of their own.
+        resumed: for a command with an option `resume`: takes its value, and holds what was saved while the command
+            runs. The saved options are those that are not given, and all of it is the command's parameter `saved`.
+
+    Raises:
+        SystemExit: with status 2 and one line on stderr after what the user got wrong, or if the disk is full; with
+            130 after Ctrl-C, or what else Interrupted says; with 1 if nobody reads what is printed any more, or a run
+            has diverged.
+    """
+    with _one_line_errors():
+        words, program = options_given(), shlex.join(command_words())
+        given = parse(command, words, program)
+        if resumed is None or given["resume"] is None:
+            call(command, given)
+            return
+        with resumed(given["resume"]) as saved:
+            call(command, parse(command, words, program, saved.options) | {"saved": saved})
+
+
+def command_words(command: str = "") -> list[str]:
+    """How this command, or another, is called in the form in which this process was.
+
+    Returns:
+        ["python", "scripts/train.py"], ["torchdigits", "train"] or ["python", "-m", "torchdigits", "train"].
+    """
+    program = Path(sys.argv[0])
+    if _is_script():
+        return ["python", str(program.with_stem(command) if command else program)]
+    return [*_program(), *([command] if command else sys.argv[1:2])]
+
+
+def command_line(command: str, *words: object) -> str:
+    """What is to be typed for a command with these words, in the form in which this process was called."""
+    return shlex.join([*command_words(command), *map(str, words)])
+
+
+def options_given() -> list[str]:
+    """What was typed after the command."""
+    return sys.argv[1:] if _is_script() else sys.argv[2:]
+
+
+def _is_script() -> bool:
+    program = Path(sys.argv[0])
+    return program.suffix == ".py" and program.name != "__main__.py"
+
+
+def _program() -> list[str]:
+    program = Path(sys.argv[0])
+    if program.parts[-2:] == ("torchdigits", "__main__.py"):
+        return ["python", "-m", "torchdigits"]
+    installed = program.name == "torchdigits" and shutil.which("torchdigits") != str(program)  # but not in the PATH
+    return [str(program) if installed else "torchdigits"]
+
+
+@contextlib.contextmanager
+def catching_signals(kept: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end what is within, whatever a library makes of them.
+
+    Args:
+        kept: what there is to say then.
+
+    Raises:
+        Interrupted: one of them has come.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    # Python hears signals in its main thread alone.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    except BaseException:
+        if not received:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0], f"interrupted: {kept()}")
+
+
+def progress_bar() -> "Progress":
+    """A progress bar, which is shown on a terminal only."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, transient=True, disable=not sys.stdout.isatty())
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    for name in ("stdout", "stderr"):  # one that is closed is None, and the next file to be opened would become it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # until the end
+    try:
+        yield
+        sys.stdout.flush()
+    except TorchDigitsError as error:
+        _fail(str(error))
+        raise SystemExit(error.status) from None
+    except BrokenPipeError:  # what reads has read enough, as `head` does
+        _end_output()
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        _end_output()
+        where = f"cannot write {error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as stop:
+        _fail(str(stop) or "interrupted")
+        raise SystemExit(getattr(stop, "status", 130)) from None
+
+
+def _end_output() -> None:
+    """Write what is left to write; what cannot be written goes nowhere, lest Python try again and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one says it
+        sys.stderr.write(f"error: {printable(message)}\n")

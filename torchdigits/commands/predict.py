@@ -1,0 +1,110 @@
+"""Recognise the digits in pictures."""
+
+import glob
+import json as json_format
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torchdigits.errors import ImageError, OptionError, printable
+from torchdigits.figures import FIGURE_SUFFIXES
+from torchdigits.files.writing import check_new_file
+from torchdigits.recognition.figures import Strip, plot_preparation
+from torchdigits.recognition.pictures import SUFFIXES, quiet_pillow
+from torchdigits.recognition.preparation import preparation
+from torchdigits.recognition.recognizer import Recognizer
+
+_MAX_SHOWN = 12  # pictures in one figure
+
+
+def predict(
+    pictures: tuple[Path, ...],
+    *,
+    checkpoint: Path | None = None,
+    show: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Print the digit in each picture.
+
+    The runner-up comes with it, and the activations of both.
+
+    Args:
+        pictures: files, folders, or patterns such as 'scans/*.png'; of any size and colours, one digit on each.
+        checkpoint: the network (default: the shipped one).
+        show: a new file: how each picture was prepared.
+        json: print a JSON object for each picture.
+
+    Raises:
+        OptionError: the file for `show` exists or cannot be written, or there are too many pictures for it.
+        CheckpointError: the file holds no network of 784 inputs and 10 outputs.
+        ImageError: no picture is named.
+        SystemExit: with status 2, at the end, if a picture could not be read; stderr has a line about each.
+    """
+    quiet_pillow()
+    files, failed = _files(pictures)
+    if show is not None:
+        check_new_file("--show", show, FIGURE_SUFFIXES)
+        if len(files) > _MAX_SHOWN:
+            raise OptionError(f"--show: it draws {_MAX_SHOWN} pictures at most, and there are {len(files):,}")
+    recognizer = Recognizer(checkpoint)
+    strips: list[Strip] = []
+    for path in _with_progress_bar(files):
+        name = printable(path)
+        try:
+            steps = preparation(path)
+        except ImageError as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        digit, runner_up, activations, *_ = recognizer.answer([*steps.values()][-1].reshape(784))
+        if show is not None:
+            strips.append(Strip(Path(name).name, str(digit), steps))
+        if json:
+            answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
+            print(json_format.dumps(answer), flush=True)
+        else:
+            answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
+            print(f"{name}: {answers}", flush=True)
+    if show is not None and strips:
+        plot_preparation(strips, show)
+    if failed:
+        raise SystemExit(2)
+
+
+def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
+    """The files that are named, and whether a name has no pictures. stderr says which."""
+    if not pictures:
+        raise ImageError("no picture is named")
+    files: list[Path] = []
+    failed = False
+    for path in pictures:
+        try:
+            if path.is_dir():
+                found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+            elif glob.has_magic(str(path)) and not path.exists():
+                matches = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (a pattern may begin anywhere)
+                found = [file for file in matches if not file.is_dir()]
+            else:
+                found = [path]
+            problem = "there are no pictures"
+        except OSError as error:
+            found, problem = [], error.strerror or str(error)
+        if not found:
+            failed = True
+            print(f"error: {printable(path)}: {problem}", file=sys.stderr)
+        files += sorted(found)
+    return files, failed
+
+
+def _with_progress_bar(files: list[Path]) -> Iterator[Path]:
+    """The files, one by one, with a progress bar if stderr is a terminal."""
+    if len(files) < 2 or not sys.stderr.isatty():
+        yield from files
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Answers that are printed on the terminal go above the bar; redirected ones go where they should.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=above) as progress:
+        yield from progress.track(files, description="recognising")

@@ -1,0 +1,48 @@
+"""Serve the page to draw digits on, and its API."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from torchdigits.errors import OptionError
+from torchdigits.recognition.pictures import quiet_pillow
+
+MAX_PIXELS = 64_000_000  # of a picture: decoding a WebP takes 15 bytes for each
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine finds what listens at all addresses
+
+
+def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None = None) -> None:
+    """Serve a page to draw digits on, and an API that recognises them.
+
+    Ctrl-C ends it. With --host 0.0.0.0, everyone in your network can open it.
+
+    Args:
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        checkpoint: the network (default: the shipped one).
+
+    Raises:
+        OptionError: the packages of the extra `web` are missing, or the address or port cannot be had.
+        CheckpointError: the file holds no network of 784 inputs and 10 outputs.
+        SystemExit: with status 130, after Ctrl-C.
+    """
+    try:
+        from torchdigits.web.app import application
+        from torchdigits.web.protocol import listen, server
+    except ImportError as error:
+        raise OptionError(f"the page needs {error.name}: pip install 'torchdigits[web]'") from error
+    quiet_pillow()
+    app = application(checkpoint, host)
+    with listen(host, port) as listener:
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        # Blocks so large that glibc gives them back to the system; of Pillow's usual ones it keeps 400 MB.
+        Image.core.set_block_size(2**26)  # type: ignore[attr-defined]  # which Pillow documents
+        torch.set_num_threads(1)  # one picture does not keep two threads busy
+        shown = _LOOPBACK.get(host, host)
+        shown = f"[{shown}]" if ":" in shown else shown
+        try:
+            print(f"Draw at http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+            server(app).run([listener])
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None

@@ -1,0 +1,127 @@
+"""The order of an epoch, and its mini-batches from memory, one at a time or in blocks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchdigits.data.datasets import Digits
+from torchdigits.errors import OptionError
+
+EVALUATION_BATCH_SIZE = 10_000  # images measured at once: all test images of MNIST, 31 MB of floats
+
+
+def check_seed(seed: int) -> None:
+    """Check the seed of a run.
+
+    Raises:
+        OptionError: it is negative, or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch, from 0, takes its examples: a permutation `(count,)` that (seed, epoch) decides."""
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
+
+
+def blocks_of(order: Tensor, batch_size: int, block_size: int) -> list[Tensor]:
+    """Cut an epoch's order `(count, ...)` into blocks of S mini-batches, each `(S, m, ...)`.
+
+    All blocks have the same number of mini-batches, except for two at the end: the mini-batches that are left over, and
+    the last, shorter mini-batch.
+
+    Args:
+        order: indices of the examples.
+        batch_size: m, examples in a mini-batch.
+        block_size: mini-batches in a block, at most.
+    """
+    batch_size = min(batch_size, len(order))
+    full, rest = divmod(len(order), batch_size)
+    blocks = -(-full // block_size)
+    size, left_over = divmod(full, blocks)
+    lengths = [*[size] * blocks, left_over]
+    parts = torch.split(order, [*(length * batch_size for length in lengths), rest])
+    return [part.view(-1, min(batch_size, len(part)), *part.shape[1:]) for part in parts if len(part)]
+
+
+class MiniBatches:
+    """The mini-batches of one epoch: pairs of images `(m, 784)`, floats in [0, 1], and labels `(m,)`, int64.
+
+    The images stay bytes, on `device`, where each mini-batch is turned into floats. The last mini-batch may be shorter.
+    Several processes share the mini-batches of `processes * batch_size` examples that a single process would take. If
+    the last one cannot be shared equally, the first processes get an example more than the others.
+
+    Args:
+        digits: the examples.
+        batch_size: examples in a mini-batch of one process.
+        seed: shuffles every epoch by `epoch_order`; None keeps the order of the examples.
+        device, dtype: where the mini-batches are, and the type of their floats.
+        process, processes: the number of this process, from 0, and of all.
+    """
+
+    def __init__(
+        self,
+        digits: Digits,
+        batch_size: int,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.digits = Digits(digits.images.to(device), digits.labels.to(device))
+        self.batch_size, self.seed, self.dtype = min(batch_size, len(digits.labels)), seed, dtype
+        self.process, self.processes = process, processes
+        self.epoch = 0
+
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> "MiniBatches":
+        """This object: Lightning announces an epoch to a loader's sampler, if the loader has a batch_sampler too."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.digits.labels) // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.split(self._order(), self.batch_size * self.processes):
+            mine = chosen.tensor_split(self.processes)[self.process] if self.processes > 1 else chosen
+            images, labels = (part.index_select(0, mine) for part in self.digits)
+            yield images.to(self.dtype).div_(255), labels
+
+    def _order(self) -> Tensor:
+        labels = self.digits.labels
+        order = torch.arange(len(labels)) if self.seed is None else epoch_order(len(labels), self.seed, self.epoch)
+        return order.to(labels.device)
+
+
+class Blocks(MiniBatches):
+    """The same mini-batches for the compiled engine: many at once, and as bytes.
+
+    A block of S mini-batches is images `(S, m, 784)`, uint8, and labels `(S, m)`; `blocks_of` cuts an epoch into them.
+
+    Args:
+        digits, batch_size, seed, device: as for `MiniBatches`.
+        block_size: mini-batches in a block, at most.
+    """
+
+    def __init__(
+        self, digits: Digits, batch_size: int, seed: int | None, device: torch.device | str, block_size: int
+    ) -> None:
+        super().__init__(digits, batch_size, seed, device)
+        self.block_size = block_size
+
+    def __len__(self) -> int:
+        return len(blocks_of(self.digits.labels, self.batch_size, self.block_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in blocks_of(self._order(), self.batch_size, self.block_size):
+            images, labels = (part.index_select(0, chosen.flatten()) for part in self.digits)
+            yield images.view(*chosen.shape, -1), labels.view(chosen.shape)

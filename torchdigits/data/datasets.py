@@ -1,0 +1,204 @@
+"""Where digits come from: MNIST in either of its usual forms, or the digits that come with scikit-learn."""
+
+import gzip
+import hashlib
+import os
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from torchdigits.errors import DataError, OptionError
+from torchdigits.files.pickles import Call, read_pickle
+from torchdigits.files.reading import reading
+
+IDX_FILES_MD5 = {  # of the files as unpacked
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+IDX_FOLDER = Path("MNIST", "raw")
+PICKLE_FILE = "mnist.pkl.gz"
+PICKLE_LIMIT = 256 * 2**20  # bytes unpacked; the original's are 222 million
+_NUMPYS = (  # what a pickle of arrays names, by NumPy's version and Python's
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
+)
+MNIST_FINGERPRINT = "94d51b72971cee860660d41bd4f9c77de633ce3f9150991a301fa75b82e83237"
+
+
+class Digits(NamedTuple):
+    """Images `(N, 784)`, uint8, 0 paper and 255 ink, and their labels `(N,)`, int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class DigitSplits(NamedTuple):
+    """A dataset in three parts: to learn from, to choose the best epoch by, and to test the result on once."""
+
+    training: Digits
+    validation: Digits
+    test: Digits
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels in their order, in hexadecimal."""
+        digest = hashlib.sha256()
+        for images, labels in self:
+            digest.update(images.numpy().tobytes())
+            digest.update(labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def load_splits(dataset: str, data_dir: Path | str | None = None) -> DigitSplits:
+    """Read a dataset.
+
+    Args:
+        dataset: `mnist` (50,000 / 10,000 / 10,000 images, the original's split; downloaded to `data_dir` if it is
+            missing) or `digits` (1,217 / 290 / 290 images, which come with scikit-learn).
+        data_dir: the folder of MNIST: torchvision's `MNIST/raw/` with the four IDX files, or the original's
+            `mnist.pkl.gz`. Default: what TORCHDIGITS_DATA_DIR names, else `data`.
+
+    Raises:
+        OptionError: the dataset is unknown.
+        DataError: MNIST is missing and cannot be downloaded, or its files are not MNIST's.
+    """
+    if dataset == "digits":
+        return embedded_digits()
+    if dataset != "mnist":
+        raise OptionError(f"unknown dataset {dataset!r}: it must be mnist or digits")
+    try:
+        folder = fetch_mnist(data_dir)
+        return _mnist_from_idx(folder) if _has_idx_files(folder) else _mnist_from_pickle(folder / PICKLE_FILE)
+    except OSError as error:
+        raise DataError(f"cannot read MNIST: {error}") from error
+
+
+def fetch_mnist(data_dir: Path | str | None = None) -> Path:
+    """Download MNIST's files, unless they are there.
+
+    Args:
+        data_dir: as for `load_splits`.
+
+    Returns:
+        The folder that holds `MNIST/raw/` or `mnist.pkl.gz`.
+
+    Raises:
+        DataError: they are missing and cannot be downloaded.
+    """
+    folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR") or "data") if data_dir is None else Path(data_dir)
+    if not _has_idx_files(folder) and not (folder / PICKLE_FILE).exists():
+        from torchvision.datasets import MNIST  # here, because the import takes seconds
+
+        # Without its constructor, which would accept torchvision's old format, `MNIST/processed`, instead.
+        mnist = MNIST.__new__(MNIST)
+        mnist.root = str(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of several processes, as torchrun starts them, one downloads, and the others find the files.
+            with FileLock(folder / "download.lock"):
+                mnist.download()
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise DataError(
+                f"no MNIST in {folder}, and no download: {' '.join(str(error).split())}; put its four IDX files into"
+                f" {folder / IDX_FOLDER} or {PICKLE_FILE} into {folder}, or use --dataset digits"
+            ) from error
+    return folder
+
+
+def _has_idx_files(folder: Path) -> bool:
+    return all((folder / IDX_FOLDER / name).exists() for name in IDX_FILES_MD5)
+
+
+def _mnist_from_idx(folder: Path) -> DigitSplits:
+    contents = []
+    for name, md5 in IDX_FILES_MD5.items():
+        path = folder / IDX_FOLDER / name
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != md5:
+                raise DataError(f"{path} is not MNIST's: truncated or altered; delete it, and it is downloaded again")
+        header = 16 if "images" in name else 8  # bytes; the rest is a byte for each pixel or label
+        contents.append(torch.from_numpy(np.fromfile(path, np.uint8, offset=header)))
+    images, labels, test_images, test_labels = contents
+    images, labels = images.view(-1, 784), labels.long()
+    return DigitSplits(  # as in the original, the last 10,000 of the 60,000 training images are for validation
+        Digits(images[:50_000], labels[:50_000]),
+        Digits(images[50_000:], labels[50_000:]),
+        Digits(test_images.view(-1, 784), test_labels.long()),
+    )
+
+
+def _mnist_from_pickle(path: Path) -> DigitSplits:
+    with reading(path, "pickle of the original's MNIST", DataError):
+        with gzip.open(path) as file:
+            content = read_pickle(cast(IO[bytes], _Limited(file, PICKLE_LIMIT)), _NUMPYS)
+        training, validation, test = content
+        splits = DigitSplits(_digits(training), _digits(validation), _digits(test))
+        if splits.fingerprint() != MNIST_FINGERPRINT:
+            raise ValueError("other images or labels")
+        return splits
+
+
+class _Limited:
+    """A file of which at most so many bytes are read, however many are asked for."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
+        self._file, self._limit, self._left = file, limit, limit
+
+    def read(self, size: int) -> bytes:
+        if size > self._left:
+            raise ValueError(f"more than {self._limit:,} bytes when unpacked")
+        self._left -= size
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        return self._file.readline(1000)  # a name or a number
+
+
+def _digits(part: Any) -> Digits:
+    """A part of the original's MNIST, whose makers divided the pixels by 256."""
+    pixels, labels = part
+    with np.errstate(all="ignore"):  # the fingerprint tells whether they are pixels
+        images = np.rint(_array(pixels, "f4") * 256).astype(np.uint8)
+    return Digits(torch.from_numpy(images), torch.tensor(_array(labels, "i8")))
+
+
+def _array(value: Any, dtype: str) -> np.ndarray:
+    """The array that a pickle asks NumPy for, if it is of this type."""
+    match value:
+        case Call(function, _, (_, tuple(shape), Call("numpy.dtype", (str(name), *_)), fortran, numbers)) if (
+            function.endswith("._reconstruct") and name == dtype
+        ):
+            if isinstance(numbers, Call):  # of _codecs.encode, which makes bytes of a text
+                numbers = numbers.arguments[0]
+            numbers = numbers.encode("latin1") if isinstance(numbers, str) else numbers
+            return np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
+    raise ValueError(f"an array of {dtype} is missing")
+
+
+def embedded_digits() -> DigitSplits:
+    """The 1,797 digits by 13 people that come with scikit-learn, 8x8 pixels of 0 to 16, made like MNIST's.
+
+    Each is enlarged to 20x20 pixels and centred in 28x28. In every class, in the file's order, the fifth of every six
+    images is for validation and the sixth for test, until both have 29: 1,217 / 290 / 290 images.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    large = [np.asarray(Image.fromarray(image).resize((20, 20), Image.Resampling.BICUBIC)) for image in small]
+    images = np.pad(np.stack(large), ((0, 0), (4, 4), (4, 4))).reshape(-1, 784)
+    labels = bunch.target.astype(np.int64)
+    place = np.empty(len(labels), dtype=np.int64)  # of each example in its class
+    for digit in range(10):
+        place[labels == digit] = np.arange(np.count_nonzero(labels == digit))
+    held_out = place < 6 * 29
+    validation, test = held_out & (place % 6 == 4), held_out & (place % 6 == 5)
+    parts = (~(validation | test), validation, test)
+    return DigitSplits(*(Digits(torch.from_numpy(images[part]), torch.from_numpy(labels[part])) for part in parts))

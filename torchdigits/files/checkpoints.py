@@ -1,0 +1,109 @@
+"""Checkpoints of Lightning, read without running code and without Lightning."""
+
+import io
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchdigits.errors import CheckpointError
+from torchdigits.files.pickles import Call, read_pickle
+from torchdigits.files.reading import check_archive, reading
+from torchdigits.network import SigmoidMLP
+
+_STORAGES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+_ADMITTED = {  # what a checkpoint's pickle may name, beside plain values
+    *("collections.OrderedDict", "collections.Counter", "torch.Size"),
+    *("torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2"),
+    *_STORAGES,
+}
+_MOST_VALUES = 100_000  # a checkpoint of Lightning's has some 300
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint: plain values and tensors on the CPU, not yet checked, and no code.
+
+    They form a tree of at most 100,000 values. All tensors together take no more memory than the file has bytes.
+
+    Raises:
+        CheckpointError: it is damaged, hostile or something else.
+    """
+    with reading(path, "checkpoint of DigitClassifier"):
+        check_archive(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                folder = archive.namelist()[0].partition("/")[0]
+                pickled = io.BytesIO(archive.read(f"{folder}/data.pkl"))
+                storages = {
+                    name.removeprefix(f"{folder}/data/"): torch.tensor(np.frombuffer(archive.read(name), np.uint8))
+                    for name in archive.namelist()
+                    if name.startswith(f"{folder}/data/")
+                }
+                if archive.read(f"{folder}/byteorder") != sys.byteorder.encode():
+                    raise ValueError("it is from a machine of another byte order")
+        except (zipfile.BadZipFile, EOFError, IndexError, KeyError) as error:
+            raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint") from error
+        checkpoint = _with_tensors(read_pickle(pickled, _ADMITTED), storages, iter(range(_MOST_VALUES)))
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f"it holds a {type(checkpoint).__name__}")
+        return checkpoint
+
+
+def _with_tensors(value: Any, storages: Mapping[str, Tensor], left: Iterator[int]) -> Any:
+    """The values that a checkpoint's pickle stands for: nothing contains itself, and only storages are shared."""
+    if next(left, None) is None:
+        raise ValueError(f"more than {_MOST_VALUES:,} values")
+    match value:
+        case dict():
+            return {key: _with_tensors(item, storages, left) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(_with_tensors(item, storages, left) for item in value)
+        case Call("collections.Counter" | "torch.Size", ((dict() | tuple()) as items,)):
+            return _with_tensors(items, storages, left)
+        case Call("torch._utils._rebuild_parameter", (Call() as tensor, *_)):
+            return _with_tensors(tensor, storages, left)
+        case Call(
+            "torch._utils._rebuild_tensor_v2",
+            (Call("", ("storage", str(kind), str(key), _, int(count))), int(offset), tuple(size), tuple(stride), *_),
+        ):
+            storage = storages[key].view(_STORAGES[kind])
+            if len(storage) != count:
+                raise ValueError(f"its storage {key} is not as large as it claims")
+            return storage.as_strided(size, stride, offset)
+        case Call(function):
+            raise ValueError(f"it calls {function or 'a persistent object'} in another way than torch")
+    return value
+
+
+def parameters_of(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The parameters of the network in a checkpoint, by their names in `SigmoidMLP`."""
+    return {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
+
+
+def to_checkpoint(network: SigmoidMLP) -> bytes:
+    """The network as Lightning saves the weights of a DigitClassifier."""
+    content = {
+        "state_dict": {f"network.{name}": tensor for name, tensor in network.state_dict().items()},
+        "hyper_parameters": {"sizes": list(network.sizes)},
+        "pytorch-lightning_version": metadata.version("lightning"),
+    }
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()

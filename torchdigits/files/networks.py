@@ -1,0 +1,112 @@
+"""Load and save trained networks in any of their formats."""
+
+import os
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchdigits.errors import CheckpointError, OptionError
+from torchdigits.files.checkpoints import parameters_of, read_checkpoint, to_checkpoint
+from torchdigits.files.formats import read_json, read_npz, to_json, to_npz
+from torchdigits.files.onnx import to_onnx
+from torchdigits.files.reading import reading
+from torchdigits.files.writing import write_whole
+from torchdigits.network import SigmoidMLP
+
+_MOST_LAYERS = 1000
+
+
+def _read_parameters(path: Path) -> dict[str, Tensor]:
+    return parameters_of(read_checkpoint(path))
+
+
+# Formats by their suffixes
+READERS = {".ckpt": _read_parameters, ".json": read_json, ".npz": read_npz}
+WRITERS = {".ckpt": to_checkpoint, ".json": to_json, ".npz": to_npz, ".onnx": to_onnx}
+
+
+def shipped_checkpoint() -> Path:
+    """The trained 784-30-10 network that comes with torchdigits, in a checkout or an installed package."""
+    package, name = Path(__file__).parents[1], Path("checkpoints", "mnist-784-30-10.ckpt")
+    return package / name if (package / name).exists() else package.parent / name
+
+
+def load_network(path: Path | str | None = None) -> SigmoidMLP:
+    """Load a trained network: a checkpoint of DigitClassifier, such as a run's `best.ckpt`, or a .json or .npz file.
+
+    A file cannot run code: reading a checkpoint never executes its pickle, and only its weights are used; the other
+    formats have no pickle.
+
+    Args:
+        path: the file. Default: the shipped network.
+
+    Returns:
+        The network, on the CPU, in the precision that it was saved in.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, hostile, or holds no such network.
+    """
+    path = shipped_checkpoint() if path is None else Path(path)
+    suffix = path.suffix.lower()
+    read = READERS.get(suffix, _read_parameters)
+    with reading(path, "checkpoint of DigitClassifier" if read is _read_parameters else f"network in {suffix}"):
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        if suffix not in READERS and not zipfile.is_zipfile(path):
+            raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint; files end in {' or '.join(READERS)}")
+        return network_of(read(path))
+
+
+def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False) -> None:
+    """Save a network in the format that the suffix names. The file is written whole, or not at all.
+
+    Args:
+        network: in float32 or float64, which the file keeps.
+        path: `.ckpt`, which Lightning's `DigitClassifier.load_from_checkpoint` reads too, `.json`, `.npz` or `.onnx`.
+        overwrite: replace the file if it exists. A symbolic link is replaced itself.
+
+    Raises:
+        OptionError: the suffix is unknown, the file exists or cannot be written, or ONNX's packages are missing.
+        CheckpointError: a weight is not finite, the precision is another one, or ONNX does not compute the same.
+    """
+    path = Path(path)
+    write, dtypes = WRITERS.get(path.suffix.lower()), {parameter.dtype for parameter in network.parameters()}
+    if write is None:
+        raise OptionError(f"{path}: its name must end in {' or '.join(WRITERS)}")
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        raise CheckpointError(f"cannot save {path}: the network is neither of float32 nor of float64")
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        raise CheckpointError(f"cannot save {path}: some weights or biases are NaN or infinite")
+    try:
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError
+        write_whole(path, write(network), overwrite)
+    except FileExistsError as error:
+        raise OptionError(f"{path} exists already; to replace it, use --overwrite") from error
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error.strerror}") from error
+
+
+def network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
+    """The network with these parameters, by their names in it. Others raise many exceptions: see `reading`."""
+    if len(parameters) > 2 * _MOST_LAYERS:
+        raise ValueError(f"it has {len(parameters) // 2:,} layers, more than {_MOST_LAYERS:,}")
+    weights = [parameters[f"layers.{layer}.weight"] for layer in range(len(parameters) // 2)]
+    storages = [tensor.untyped_storage() for tensor in parameters.values()]
+    available = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    if sum(tensor.nbytes for tensor in parameters.values()) > sum(available.values()):
+        raise ValueError("its tensors share their elements")  # else a small file could claim a huge network
+    for name, tensor in parameters.items():
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != weights[0].dtype:
+            raise ValueError(f"{name} is {tensor.dtype}")
+        if not tensor.is_contiguous() or not tensor.isfinite().all():
+            raise ValueError(f"{name} is not made of plain finite numbers")
+    if any(weight.shape[1] != before.shape[0] for before, weight in pairwise(weights)):
+        raise ValueError("its weight matrices do not fit each other")
+    with torch.device("meta"):  # without drawing first weights, which would be thrown away
+        network = SigmoidMLP([weights[0].shape[1], *(weight.shape[0] for weight in weights)])
+    network.load_state_dict(parameters, assign=True)
+    return network.eval()

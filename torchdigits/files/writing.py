@@ -1,0 +1,125 @@
+"""Files that are written whole or not at all, and folders that one process writes to at a time."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from torchdigits.errors import OptionError
+
+LOCK = ".lock"  # the file in a run's or a sweep's folder that its process holds
+_PART = ".torchdigits-"  # begins the name of a file until it is whole
+
+
+def write_whole(path: Path, content: bytes, overwrite: bool = True) -> None:
+    """Write a file so that it is whole, or as it was, whenever the process or the machine stops.
+
+    A killed process can leave a part of it in the folder, for `remove_parts`.
+
+    Raises:
+        OSError: it cannot be written; FileExistsError: it exists and `overwrite` is false.
+    """
+    part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if not overwrite:
+            path.open("xb").close()  # fails if the file has appeared meanwhile
+        part.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the unfinished files of killed processes, where no other process writes, as the caller holds the lock."""
+    for part in folder.glob(f"{_PART}*"):
+        part.unlink(missing_ok=True)
+
+
+def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
+    """Check that a file can be written, before anything takes time. Messages begin with `option`.
+
+    Raises:
+        OptionError: it exists, has none of the suffixes, or cannot be written.
+    """
+    if file.suffix not in suffixes:
+        raise OptionError(f"{option} {file}: its name must end in {' or '.join(suffixes)}")
+    try:
+        file.open("xb").close()
+        file.unlink()
+    except FileExistsError:
+        raise OptionError(f"{option} {file}: it exists already; choose another name") from None
+    except OSError as error:
+        raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
+
+
+def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
+    """Make a folder, and those above it, before anything takes time. Messages begin with `option`.
+
+    Raises:
+        OptionError: it is there and not empty, in which case the message ends with `way_out`, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None
+    if not empty:
+        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
+
+
+def new_folder(output: Path, name: str) -> Path:
+    """Make the first of `name-run1`, `name-run2`, ... that is not in `output` yet.
+
+    Raises:
+        OptionError: no folder can be made there.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = output / f"{name}-run{number}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise OptionError(f"--output {output}: no folder can be made there: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run's or a sweep's folder.
+
+    Raises:
+        OptionError: there is no such folder, another process is writing there, or nothing can be written.
+    """
+    if not folder.is_dir():  # FileLock would make it
+        raise OptionError(f"{folder}: there is no such folder")
+    lock = FileLock(folder / LOCK)
+    try:
+        (folder / LOCK).touch()  # which says why, where FileLock would only wait
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OptionError(f"{folder}: another process is writing there") from None
+    except OSError as error:
+        raise OptionError(f"{folder}: it cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, unless something is in it."""
+    with suppress(OSError):
+        folder.rmdir()

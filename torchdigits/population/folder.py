@@ -1,0 +1,186 @@
+"""A sweep's folder: after each slice, all that is known is there."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torchdigits.errors import DataError, OptionError, check_same_options
+from torchdigits.files.networks import save_network
+from torchdigits.files.reading import reading
+from torchdigits.files.writing import locked, make_empty_folder, remove_parts, write_whole
+from torchdigits.population.ensemble import Trained
+from torchdigits.population.members import Member, Row, SweepOptions, layers_of
+
+TABLE, RECORD, BEST = "sweep.csv", "sweep.json", "best.ckpt"
+_COLUMNS = ("hidden", "learning_rate", "seed", "epoch", "validation_correct", "test_correct", "lost_digits")
+_CANDIDATE = ".best-"  # begins the name of a network that sweep.csv does not have yet
+
+
+class SweepFolder:
+    """What is known of a sweep.
+
+    Attributes:
+        rows: of the finished networks, in the order of the members and epochs.
+        best: the row with the most validation images recognised.
+        parts: which process trained how many networks, and on what.
+    """
+
+    def __init__(self, folder: Path, options: SweepOptions) -> None:
+        self.folder, self.options = folder, options
+        self._order = {member: place for place, member in enumerate(options.members())}
+        self.rows: list[Row] = []
+        self.best: Row | None = None
+        self.parts: list[dict[str, Any]] = []
+
+    @property
+    def finished(self) -> int:
+        return len({row.member for row in self.rows})
+
+    def read(self) -> None:
+        """Read what an earlier process has left.
+
+        Raises:
+            OptionError: there is no sweep, or one with other options.
+            DataError: it is damaged.
+        """
+        path, options = self.folder / RECORD, self.options.to_plain()
+        if not path.exists():
+            raise OptionError(f"--resume: there is no sweep in {self.folder}")
+        with reading(path, "record of a sweep", DataError):
+            record = json.loads(path.read_bytes())
+            saved, self.parts = dict(record["options"]), list(record["parts"])
+            if any(not _alike(saved.get(name), value) for name, value in options.items()):
+                raise ValueError("its options are not a sweep's")
+        check_same_options(options, saved, f"the sweep in {self.folder}")
+        remove_parts(self.folder)
+        if not (table := self.folder / TABLE).exists():
+            return
+        with reading(table, "table of this sweep", DataError):
+            self.rows = read_rows(table)
+            epochs: dict[Member, list[int]] = {}
+            for row in self.rows:
+                epochs.setdefault(row.member, []).append(row.epoch)
+            wanted = list(range(1, self.options.epochs + 1))
+            if not epochs.keys() <= self._order.keys() or any(found != wanted for found in epochs.values()):
+                raise ValueError("other networks or epochs")
+        self.best = self._best(self.rows)
+        self._settle_best()
+
+    def _settle_best(self) -> None:
+        """Make best.ckpt the network of the best row, also if a process was killed before the last line of add."""
+        if self.best is not None and self._candidate(self.best).exists():
+            self._candidate(self.best).replace(self.folder / BEST)
+        for candidate in self.folder.glob(f"{_CANDIDATE}*.ckpt"):
+            candidate.unlink()
+        if self.best is not None and not (self.folder / BEST).exists():
+            raise DataError(f"{self.folder / BEST} is missing: it has the best network so far")
+
+    def missing(self) -> list[Member]:
+        known = {row.member for row in self.rows}
+        return [member for member in self._order if member not in known]
+
+    def add(self, trained: Trained) -> None:
+        """Keep what became of a slice: sweep.csv says which network is best, and then best.ckpt becomes that one."""
+        rows = sorted([*self.rows, *trained.rows], key=lambda row: (self._order[row.member], row.epoch))
+        best = self._best(rows)
+        candidate = None
+        if best is not None and best != self.best and trained.best_network is not None:
+            candidate = self._candidate(best)
+            save_network(trained.best_network, candidate, overwrite=True)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(map(cells_of, rows))
+        self._write(TABLE, file.getvalue())
+        if candidate is not None:
+            candidate.replace(self.folder / BEST)
+        self.rows, self.best = rows, best
+
+    def _candidate(self, row: Row) -> Path:
+        """The file that has a network until sweep.csv has its rows."""
+        return self.folder / f"{_CANDIDATE}{self._order[row.member]}-{row.epoch}.ckpt"
+
+    def record(self, results: dict[str, Any]) -> None:
+        """Write sweep.json, with these results."""
+        content = {"options": self.options.to_plain(), "parts": self.parts, **results}
+        self._write(RECORD, json.dumps(content, indent=2) + "\n")
+
+    def _best(self, rows: list[Row]) -> Row | None:
+        """The most validation images; of several, the earliest epoch, and then the first network."""
+        sound = [row for row in rows if row.validation_correct is not None]
+        return min(
+            sound, key=lambda row: (-(row.validation_correct or 0), row.epoch, self._order[row.member]), default=None
+        )
+
+    def _write(self, name: str, content: str) -> None:
+        try:
+            write_whole(self.folder / name, content.encode())
+        except OSError as error:
+            raise OptionError(f"cannot write {self.folder / name}: {error.strerror}") from error
+
+
+@contextmanager
+def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepFolder]:
+    """The sweep in a folder, to which no other process can write meanwhile. It vanishes if no slice was finished.
+
+    Raises:
+        OptionError, DataError: the folder is not empty, or in use, or there is nothing in it to go on with.
+    """
+    sweep = SweepFolder(folder, options)
+    if resume and not folder.is_dir():
+        raise OptionError(f"--resume: there is no sweep in {folder}")
+    if not resume:
+        make_empty_folder("--output", folder, "; to go on with a sweep, use --resume")
+    with locked(folder):
+        try:
+            if resume:
+                sweep.read()
+            else:
+                sweep.record({})
+            yield sweep
+        finally:
+            if not (folder / TABLE).exists():  # nothing to go on with, so nothing in the way of a new one
+                for path in (folder / RECORD, *folder.glob(f"{_CANDIDATE}*.ckpt")):
+                    path.unlink(missing_ok=True)
+
+
+def read_rows(table: Path) -> list[Row]:
+    """The rows of a sweep.csv.
+
+    Raises:
+        ValueError, KeyError, OSError, and others: it is not one.
+    """
+    with table.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [_row(cells) for cells in reader]
+    if tuple(reader.fieldnames or ()) != _COLUMNS:
+        raise ValueError("other columns")
+    return rows
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether it is of the same type, and can be shown."""
+    if isinstance(other, list):
+        return isinstance(one, list) and all(_alike(item, other[0]) for item in one)
+    return type(one) is type(other) and str(one).isprintable()
+
+
+def cells_of(row: Row) -> dict[str, Any]:
+    """As in sweep.csv; of a network that has diverged, there are no counts."""
+    member, *results = row
+    return dict(zip(_COLUMNS, ("-".join(map(str, member.hidden)), *member[1:], *results), strict=True))
+
+
+def _row(cells: dict[str, str]) -> Row:
+    member = Member(layers_of(cells["hidden"]), float(cells["learning_rate"]), int(cells["seed"]))
+    validation, test = (
+        int(cells[f"{split}_correct"]) if cells[f"{split}_correct"] else None for split in ("validation", "test")
+    )
+    counts = [count for count in (validation, test) if count is not None]
+    if len(counts) == 1 or not all(0 <= count < 2**31 for count in counts):
+        raise ValueError("no counts of images")
+    return Row(member, int(cells["epoch"]), validation, test, cells["lost_digits"])

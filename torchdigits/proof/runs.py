@@ -1,0 +1,90 @@
+"""Training runs of the engines, followed by the reference.
+
+At the original's learning rate, training on MNIST is chaotic: two programs that differ by rounding alone part within
+two epochs. So there are two ways to follow a run. In `free_run.py` each program has its own weights, and the yardstick
+is how far the reference parts from its mirror image. In `in_step.py` both compute every update from the same weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from torchdigits.classifier import DigitClassifier
+from torchdigits.data.batches import epoch_order
+from torchdigits.data.datamodule import DigitsDataModule
+from torchdigits.data.datasets import DigitSplits
+from torchdigits.engines.choice import choose_engine, products_of
+from torchdigits.engines.machine import PRECISIONS, Machine, quiet
+from torchdigits.proof import reference
+from torchdigits.proof.gradients import multiplying_in
+from torchdigits.proof.reference import Array
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run to be followed.
+
+    Attributes:
+        splits: the dataset.
+        sizes: neurons in each layer.
+        batch_size: examples in a mini-batch.
+        learning_rate: eta.
+        seed: of the first weights and of each epoch's order, as in `train`.
+        engine: `eager` or `compiled`.
+        machine: where torch computes, and in which precision.
+    """
+
+    splits: DigitSplits
+    sizes: tuple[int, ...]
+    batch_size: int
+    learning_rate: float
+    seed: int
+    engine: str
+    machine: Machine
+
+    def mini_batches(self) -> Iterator[tuple[Array, Array]]:
+        """The reference's, one epoch after the other: images `(784, m)` and wanted outputs `(10, m)`."""
+        images, labels = (tensor.numpy() for tensor in self.splits.training)
+        for epoch in count():
+            order = epoch_order(len(labels), self.seed, epoch).numpy()
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                yield reference.columns(images[chosen]), reference.one_hot(labels[chosen], self.sizes[-1])
+
+    def answers(self, module: L.LightningModule, trainer: L.Trainer) -> NDArray[np.int64]:
+        """The digit that the network in training sees in each test image, `(N,)`."""
+        images = self.splits.test.images.to(module.device, PRECISIONS[self.machine.precision].dtype) / 255
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            return module(images).argmax(1).cpu().numpy()  # type: ignore[no-any-return]
+
+    def fit(self, follower: L.Callback, epochs: int, updates: int = -1, block_size: int | None = None) -> None:
+        """Train on the engine, as `train` does, watched by the follower.
+
+        Args:
+            follower: is called by Lightning.
+            epochs: passes over the training images, at most.
+            updates: after which training ends; -1 for no limit.
+            block_size: updates that the compiled engine takes between two calls of the follower, at most.
+        """
+        torch.manual_seed(self.seed)
+        classifier = DigitClassifier(self.sizes, self.learning_rate)
+        products = products_of(classifier, self.batch_size)
+        # The reference's products are small too: one thread of BLAS is faster, many times so on a busy machine.
+        blas = threadpool_limits(1, user_api="blas")
+        with blas, quiet(), multiplying_in(self.machine.precision), self.machine.settings(products):
+            classifier, engine = choose_engine(
+                self.engine, classifier, self.splits.training, self.batch_size, epochs, self.machine, block_size
+            )
+            datamodule = DigitsDataModule(
+                self.splits, batch_size=self.batch_size, seed=self.seed, block_size=engine.block_size
+            )
+            trainer = self.machine.trainer(
+                max_epochs=epochs, max_steps=updates, callbacks=[follower], limit_val_batches=0
+            )
+            trainer.fit(classifier, datamodule)

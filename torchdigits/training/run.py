@@ -1,0 +1,180 @@
+"""One training run, from its options to a tested checkpoint."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from torchdigits.data.datasets import DigitSplits, load_splits
+from torchdigits.engines.choice import Engine, choose_engine, products_of
+from torchdigits.engines.machine import Machine, find_machine, quiet, versions_here
+from torchdigits.errors import CheckpointError, DataError, TorchDigitsError, root_cause
+from torchdigits.files.networks import load_network
+from torchdigits.files.writing import write_whole
+from torchdigits.recognition.measuring import Measurement, measure
+from torchdigits.training.advice import advice
+from torchdigits.training.figures import plot_learning_curves
+from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for, is_first_process
+from torchdigits.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from torchdigits.classifier import DigitClassifier
+    from torchdigits.data.datamodule import DigitsDataModule
+    from torchdigits.training.callbacks import EpochRecord
+
+
+class TrainedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        engine: which one trained it last.
+        rows: of metrics.csv, an epoch each.
+        best: the row of the epoch with the most validation images recognised.
+        test: what the best network makes of the test images.
+        advice: sentences on what went wrong, if anything did.
+    """
+
+    folder: Path
+    engine: Engine
+    rows: list[Row]
+    best: Row
+    test: Measurement
+    advice: list[str]
+
+
+def train(
+    options: TrainOptions,
+    saved: SavedRun | None = None,
+    *,
+    callbacks: "Sequence[L.Callback]" = (),
+    on_start: Callable[[Path, Engine], object] = lambda folder, engine: None,
+) -> TrainedRun:
+    """Train a network, and test the best of its epochs.
+
+    The run's folder gets best.ckpt (by validation accuracy), last.ckpt, metrics.csv, curve.png and run.json. The same
+    seed on the same machine gives the same network, bit for bit, also if the run is interrupted and goes on.
+
+    To go on with a run: `with resumed(folder) as saved: train(replace(saved.options, epochs=60), saved)`.
+
+    Args:
+        options: of the run.
+        saved: the run that goes on, given by `resumed`.
+        callbacks: Lightning's, called after the run's own: after an epoch its checkpoints are written already.
+        on_start: is told the folder and the engine before the first update; of several processes, in the first alone.
+
+    Raises:
+        OptionError: options that this machine cannot honour, or that are not the resumed run's; no folder can be made.
+        DataError: the dataset cannot be had, or is not the resumed run's.
+        CheckpointError: the resumed run is damaged.
+        DivergedError: weights or costs are NaN or infinite after an epoch; the run ends with the one before.
+        OSError: a file cannot be written.
+    """
+    from torchdigits.classifier import DigitClassifier  # here, since importing Lightning takes seconds
+    from torchdigits.data.datamodule import DigitsDataModule
+    from torchdigits.training.callbacks import EpochRecord
+
+    machine = find_machine(options.accelerator, options.devices, options.precision)
+    options = replace(options, devices=machine.devices)
+    if saved is not None:
+        options.check_goes_on_from(saved.options, saved.folder, len(saved.rows))
+    splits, fingerprint = _dataset(options, saved)
+    torch.manual_seed(options.seed)
+    classifier = DigitClassifier(options.sizes, options.learning_rate)
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        stack.enter_context(machine.settings(products_of(classifier, options.batch_size)))
+        classifier, engine = choose_engine(
+            options.engine, classifier, splits.training, options.batch_size, options.epochs, machine
+        )
+        output = stack.enter_context(folder_for(options, saved))
+        if is_first_process():
+            on_start(output, engine)
+        chosen = options.to_plain() | {"accelerator": machine.accelerator, "engine": engine.name}
+        state = {"options": chosen, "fingerprint": fingerprint}
+        record = EpochRecord(output, state, [] if saved is None else saved.rows)
+        datamodule = DigitsDataModule(
+            splits, batch_size=options.batch_size, seed=options.seed, block_size=engine.block_size
+        )
+        folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, callbacks)
+        network = load_network(folder / BEST)
+        test = measure(network, splits.test)
+        finished = TrainedRun(folder, engine, record.rows, best_of(record.rows), test, advice(network, splits.test))
+        if is_first_process():
+            _write_results(finished, options, machine, splits, fingerprint)
+    return finished
+
+
+def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits, str]:
+    """The dataset and its fingerprint, which must be the resumed run's."""
+    splits = load_splits(options.dataset, options.data_dir)
+    fingerprint = splits.fingerprint()
+    if saved is not None and fingerprint != saved.fingerprint:
+        raise DataError(f"{options.dataset} has other images or labels than the run in {saved.folder} was begun with")
+    return splits, fingerprint
+
+
+def _fit(
+    classifier: "DigitClassifier",
+    datamodule: "DigitsDataModule",
+    machine: Machine,
+    record: "EpochRecord",
+    epochs: int,
+    saved: SavedRun | None,
+    callbacks: "Sequence[L.Callback]",
+) -> Path:
+    """Train for the epochs that are missing; the folder, which only the first of several processes knew before."""
+    from torchdigits.training.callbacks import KeepCheckpoints, MetricsFile, WholeFiles
+
+    checkpoints = KeepCheckpoints(record)
+    if len(record.rows) == epochs:
+        return checkpoints.folder
+    callbacks = [record, checkpoints, MetricsFile(record), *callbacks]
+    trainer = machine.trainer(max_epochs=epochs, callbacks=callbacks, plugins=[WholeFiles(saved)])
+    path = None if saved is None else saved.folder / LAST
+    try:
+        trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=None if saved is None else True)
+    except (TorchDigitsError, OSError):
+        raise
+    except Exception as error:
+        if saved is None or record.started:
+            raise
+        raise CheckpointError(f"{path} is damaged: {root_cause(error)}") from error
+    return checkpoints.folder
+
+
+def _write_results(
+    finished: TrainedRun, options: TrainOptions, machine: Machine, splits: DigitSplits, fingerprint: str
+) -> None:
+    """Write run.json and draw curve.png."""
+    sizes = {name: len(part.labels) for name, part in splits._asdict().items()}
+    record = {
+        "options": options.to_plain(),
+        "engine": finished.engine.name,
+        "why": finished.engine.why,
+        "versions": versions_here(),
+        "hardware": asdict(machine) | {"device": machine.name},
+        "dataset": {"sha256": fingerprint} | sizes,
+        "best": finished.best,
+        "test": {"correct": finished.test.correct, "total": finished.test.total},
+    }
+    plot_learning_curves(finished.rows, title_of_run(record), finished.folder / "curve.png")
+    write_whole(finished.folder / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def title_of_run(record: dict[str, Any]) -> str:
+    """What was trained and how, in a line, of what run.json holds."""
+    options = record["options"]
+    sizes = "-".join(map(str, (784, *options["hidden"], 10)))
+    devices = "" if record["hardware"]["devices"] == 1 else f" on each of {record['hardware']['devices']} devices"
+    return (
+        f"Learning curves of {sizes} on {options['dataset']}, learning rate {options['learning_rate']:g},"
+        f" mini-batches of {options['batch_size']}{devices}, seed {options['seed']},"
+        f" {record['engine']} engine"
+    )

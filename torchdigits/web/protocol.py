@@ -1,0 +1,110 @@
+"""The HTTP server: uvicorn, with a timeout for requests, and an answer to what is not HTTP."""
+
+import asyncio
+import json
+import socket
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from torchdigits.errors import OptionError
+from torchdigits.web.middleware import SECURITY_HEADERS
+
+REQUEST_TIMEOUT = 20.0  # seconds until a request must have arrived whole
+
+
+def server(application: ASGIApp) -> uvicorn.Server:
+    """A server of the application. It logs nothing: the application logs what goes wrong, and uvicorn would also log
+    what Ctrl-C interrupts."""
+    config = uvicorn.Config(
+        application, http=TimeoutProtocol, ws="none", log_level="critical", timeout_graceful_shutdown=1
+    )
+    return uvicorn.Server(config)
+
+
+class TimeoutProtocol(H11Protocol):
+    """Closes a connection whose request does not arrive in time. uvicorn waits forever as long as some bytes come.
+
+    What is not HTTP gets a response in JSON too. After a response, where uvicorn would fail, the connection is closed.
+
+    Attributes:
+        request_timeout: seconds until a request must have arrived whole.
+    """
+
+    request_timeout = REQUEST_TIMEOUT
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._set_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        self._close(400, msg)
+
+    def _set_timer(self) -> None:
+        """Start the timer if a request is to come or under way, and stop it if not."""
+        if self.transport.is_closing() or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_timer()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.request_timeout, self._time_out)
+
+    def _stop_timer(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _time_out(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:  # the client waits for us
+            self._set_timer()
+        else:
+            self._close(408, f"the request did not arrive within {self.request_timeout:g} s")
+
+    def _close(self, status: int, error: str) -> None:
+        """Close the connection. If a request has begun and has no response yet, this is its response."""
+        asked = self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+        if asked and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps({"error": error}).encode()
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+            response = h11.Response(status_code=status, headers=[*(headers | SECURITY_HEADERS).items()])
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket that listens, so that no other process can have the same port.
+
+    Args:
+        host: a name or an address of this machine, or 0.0.0.0 or :: for all of them.
+        port: 0 takes a free one.
+
+    Raises:
+        OptionError: the host or the port cannot be had.
+    """
+    if not 0 <= port <= 65535:
+        raise OptionError(f"--port {port}: it must be 0 to 65535")
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        reason, *_ = str(getattr(error, "strerror", None) or error).partition(
+            " ("
+        )  # what follows names the place again
+        raise OptionError(f"cannot listen at {host}, port {port}: {reason}") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else half of a response waits 40 ms for the other
+    return listener
