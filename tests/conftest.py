@@ -36,7 +36,7 @@ os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=3, help="rounds of the kill test, in test_resume.py")
+    parser.addoption("--rounds", type=int, default=2, help="rounds of the kill test, in test_resume.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -136,6 +136,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     def run(name: str, *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(ROOT / "scripts")  # as Python does
         capsys.readouterr()
         status = 0
         # pytest would keep warnings for itself, and turn them into errors: here they go to stderr, as for a user.

@@ -192,7 +192,7 @@ def test_a_strip_shows_every_network_apart_and_marks_the_quartiles(path: Path, d
         Spread("many", np.column_stack([np.ones(100), 0.93 + 0.003 * rng.normal(size=100)])),
         Spread("alike", np.full((32, 3), 0.098)),
         Spread("none", np.empty((0, 2))),
-        Spread("five", shuffled([[0.1, 0.8, 0.85, 0.87, 0.9]])),
+        Spread("five", shuffled([[0.1, 0.8, 0.85, 0.87, 0.9]]), lost=[0, 3]),
     ]
     plot_strips(spreads, TITLE, path)
     axes = drawn[0].axes[0]
@@ -200,8 +200,10 @@ def test_a_strip_shows_every_network_apart_and_marks_the_quartiles(path: Path, d
     counts = ("32 networks", "100 networks", "32 networks", "no network", "5 networks")
     assert labels == [f"{spread.label}\n{count}" for spread, count in zip(spreads, counts, strict=True)]
     left, right = axes.get_xlim()
-    for strip, (spread, line) in enumerate(zip(spreads, axes.lines, strict=True)):
-        points = data(line)
+    for strip, (spread, sound, lost) in enumerate(zip(spreads, axes.lines[::2], axes.lines[1::2], strict=True)):
+        points = np.concatenate([data(sound), data(lost)])
+        assert sorted(data(lost)[:, 1]) == sorted(spread.accuracies[list(spread.lost), -1])
+        assert (sound.get_fillstyle(), lost.get_fillstyle()) == ("full", "none")
         assert sorted(points[:, 1]) == sorted(spread.accuracies[:, -1])
         assert all(max(left, strip - 0.5) < place < min(right, strip + 0.3) for place in points[:, 0])
         pixels = axes.transData.transform(points)

@@ -6,6 +6,8 @@ The names below are imported when they are first used, so that loading a network
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from torchdigits.version import __version__
+
 if TYPE_CHECKING:
     from torchdigits.classifier import DigitClassifier
     from torchdigits.data.datamodule import DigitsDataModule
@@ -14,13 +16,13 @@ if TYPE_CHECKING:
     from torchdigits.network import SigmoidMLP, quadratic_cost
     from torchdigits.recognition.recognizer import Recognizer
 
-__version__ = "0.1.0"
 __all__ = [
     "CompiledDigitClassifier",
     "DigitClassifier",
     "DigitsDataModule",
     "Recognizer",
     "SigmoidMLP",
+    "__version__",
     "load_network",
     "quadratic_cost",
 ]

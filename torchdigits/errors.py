@@ -37,15 +37,11 @@ class NoInkError(ImageError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. The text says what was kept, and how to go on.
-
-    Attributes:
-        status: the exit status of a process that a signal ends, by convention 128 plus its number: 130 or 143.
-    """
+    """Ctrl-C or SIGTERM. The text says what was kept, and how to go on."""
 
     def __init__(self, signal_number: int, text: str) -> None:
         super().__init__(text)
-        self.status = 128 + signal_number
+        self.status = 128 + signal_number  # by convention: 130 or 143
 
 
 def printable(text: object) -> str:
@@ -60,28 +56,17 @@ def reason(error: Exception) -> str:
 
 
 def check_count(what: str, count: int) -> None:
-    """Check a number of things: epochs, devices, examples in a mini-batch.
-
-    Raises:
-        OptionError: it is less than 1.
-    """
+    """Raise OptionError if a number of things (epochs, devices, examples in a mini-batch) is less than 1."""
     if count < 1:
         raise OptionError(f"{what} {count}: it must be 1 or more")
 
 
 def check_same_options(options: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:
-    """Check that `what`, a run or a sweep, goes on with the options that were saved when it was begun.
-
-    Raises:
-        OptionError: one of `options` differs.
-    """
+    """Raise OptionError if `what`, a run or a sweep, was begun with other options, those that it saved."""
     for name, value in options.items():
         if (there := saved.get(name)) != value:
-            raise OptionError(f"--{name.replace('_', '-')} {_words(value)}: {what} has {_words(there)}")
-
-
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            here, there = (" ".join(map(str, v)) if isinstance(v, list | tuple) else v for v in (value, there))
+            raise OptionError(f"--{name.replace('_', '-')} {here}: {what} has {there}")
 
 
 def root_cause(error: BaseException) -> str:

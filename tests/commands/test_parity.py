@@ -18,7 +18,7 @@ from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.engines.machine import PRECISIONS, Machine, find_machine
 from torchdigits.proof.findings import Findings
 from torchdigits.proof.free_run import Growth
-from torchdigits.proof.gradients import TOLERANCES, check_gradients, deviation, parameter_names, relative_error
+from torchdigits.proof.gradients import TOLERANCES, check_gradients, deviation, parameters_of, relative_error
 
 Run = Callable[..., Outcome]
 
@@ -91,7 +91,7 @@ def test_wrong_gradients_are_found(digits: DigitSplits, precision: str, hidden: 
     network = SigmoidMLP((784, *hidden, 10))
     order = epoch_order(len(digits.training.labels), 0, 0)
     findings = check_gradients(network, digits.training, torch.split(order, 10)[:2], Machine("cpu", 1, precision))
-    assert [finding.name for finding in findings.broken] == parameter_names("dC/d", network.sizes)
+    assert [finding.name for finding in findings.broken] == [f"dC/d{name}" for name in parameters_of(network)]
 
 
 def test_a_slope_where_there_is_none_is_found() -> None:

@@ -230,7 +230,7 @@ def test_a_mirror_image_computes_the_same_and_rounds_otherwise() -> None:
     outputs, mirrored = network.feedforward(x), image.feedforward(x[::-1])[::-1]
     np.testing.assert_allclose(mirrored, outputs, rtol=0, atol=1e-13)
     assert not np.array_equal(mirrored, outputs)
-    for ours, theirs in zip(parameters_of(mirror_image(image)), parameters_of(network), strict=True):
+    for ours, theirs in zip(parameters_of(mirror_image(image)).values(), parameters_of(network).values(), strict=True):
         assert_array_equal(ours, theirs)
 
 

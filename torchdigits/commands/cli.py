@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchdigits import __version__
 from torchdigits.commands.options import call, parse, perhaps
 from torchdigits.errors import Interrupted, OptionError, TorchDigitsError, printable
+from torchdigits.version import __version__
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -16,7 +16,7 @@ from torchdigits.commands.cli import catching_signals
 from torchdigits.data.batches import check_seed, epoch_order
 from torchdigits.data.datasets import DigitSplits, load_splits
 from torchdigits.engines.machine import PRECISIONS, Machine, find_machine, versions_here
-from torchdigits.errors import OptionError
+from torchdigits.errors import OptionError, check_count
 from torchdigits.figures import FIGURE_SUFFIXES
 from torchdigits.files.writing import check_new_file
 from torchdigits.network import SigmoidMLP
@@ -72,12 +72,11 @@ class ParityOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
-        for name, number in (("batch-size", self.batch_size), ("train", self.train), ("in-step", self.in_step)):
-            if number is not None and number < 1:
-                raise OptionError(f"--{name} {number}: it must be 1 or more")
-        for name, values in (("precision", self.precision), ("learning-rate", self.learning_rate)):
+        for name, number in (("--batch-size", self.batch_size), ("--train", self.train), ("--in-step", self.in_step)):
+            check_count(name, 1 if number is None else number)
+        for name, values in (("--precision", self.precision), ("--learning-rate", self.learning_rate)):
             if not values:
-                raise OptionError(f"--{name}: name one or more")
+                raise OptionError(f"{name}: name one or more")
         for rate in self.learning_rate:
             check_learning_rate(rate)
         check_seed(self.seed)
@@ -104,8 +103,7 @@ def parity(options: ParityOptions) -> None:
     error is larger than rounding can cause, it says so on stderr, with the numbers, and the exit status is 1.
 
     Raises:
-        OptionError: an option that makes no sense, or that this machine cannot honour.
-        DataError: the dataset cannot be had.
+        OptionError, DataError: an option that this machine cannot honour; the dataset cannot be had.
         Interrupted: Ctrl-C or SIGTERM came.
         SystemExit: with status 1 if an error is larger than rounding can cause.
     """
@@ -119,9 +117,8 @@ def parity(options: ParityOptions) -> None:
     network = SigmoidMLP(options.sizes)
     splits = load_splits(options.dataset, options.data_dir)
     batch_size, versions = min(options.batch_size, len(splits.training.labels)), versions_here()
-    layers = "-".join(map(str, options.sizes))
+    layers, report = "-".join(map(str, options.sizes)), Report(quiet=options.json)
     what = f"{layers} on {options.dataset}, mini-batches of {batch_size}, seed {options.seed}"
-    report = Report(quiet=options.json)
     report.say(f"{what}; torch {versions['torch']}, numpy {versions['numpy']}, Python {versions['python']}")
     with catching_signals(lambda: "nothing is kept"):
         for machine in machines:
@@ -167,35 +164,19 @@ def _follow_runs(
 
 
 class Report:
-    """Prints what is found, as it is found, and keeps it.
-
-    Args:
-        quiet: print nothing.
-
-    Attributes:
-        results: what JSON shows of it.
-        broken: a line for each error that is larger than allowed.
-        curves: of the free-running runs in float64, each with its label.
-    """
+    """Prints what is found, as it is found, unless it is `quiet`; and keeps it."""
 
     def __init__(self, quiet: bool) -> None:
-        self.results: list[dict[str, Any]] = []
-        self.broken: list[str] = []
-        self.curves: list[tuple[str, Growth]] = []
+        self.results: list[dict[str, Any]] = []  # what JSON shows
+        self.broken: list[str] = []  # a line for each error that is larger than allowed
+        self.curves: list[tuple[str, Growth]] = []  # of the free runs in float64, each with its label
         width = None if sys.stdout.isatty() else 100
-        self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True, width=width)
-
-    def say(self, line: str) -> None:
-        """Print a line now."""
-        self._console.print(line)
+        self.say = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True, width=width).print
 
     def epoch(self, epoch: "Epoch") -> None:
         """A line for an epoch of a free run."""
-        allowed = "" if epoch.allowed is None else f"{epoch.allowed:.1e}"
-        self.say(
-            f"{epoch.epoch:5} {epoch.reference:12,} {epoch.torch:11,} {epoch.differing:12,}"
-            f" {epoch.difference:9.1e} {allowed:>9} {epoch.mirrored:14.1e}"
-        )
+        counts = f"{epoch.epoch:5} {epoch.reference:12,} {epoch.torch:11,} {epoch.differing:12,}"
+        self.say(f"{counts} {epoch.difference:9.1e} {_number(epoch.allowed):>9} {epoch.mirrored:14.1e}")
 
     def free_run(self, name: str, run: "Run", found: "FreeRun") -> None:
         """What a whole free run has shown, and how fast the difference grew where it grew exponentially."""
@@ -213,11 +194,8 @@ class Report:
 
     def progress(self, progress: "Progress") -> None:
         """A line for an epoch in step."""
-        worst = progress.findings.worst
-        self.say(
-            f"{progress.updates:,} updates: worst {worst.name} {worst.relative:.1e}{_allowed(worst)};"
-            f" {progress.correct:,} / {progress.total:,} test"
-        )
+        worst, test = progress.findings.worst, f"{progress.correct:,} / {progress.total:,} test"
+        self.say(f"{progress.updates:,} updates: worst {worst.name} {_error(worst)}; {test}")
 
     def table(self, kind: str, what: str, findings: Findings, where: str) -> None:
         """A table of tensors; `where` is the word for one comparison."""
@@ -227,18 +205,15 @@ class Report:
         for _, tensors in groupby(sorted(findings.tensors.values(), key=_layer), key=_layer):
             for found in tensors:
                 ulps = f"{found.ulps:,.1f}" if found.ulps < 1e6 else f"{found.ulps:.1e}"
-                allowed = "" if found.allowed is None else f"{found.allowed:.1e}"
-                numbers = (f"{found.absolute:.1e}", ulps, f"{found.relative:.1e}", allowed)
+                numbers = _number(found.absolute), ulps, _number(found.relative), _number(found.allowed)
                 table.add_row(found.name, *numbers, f"{found.where:,}", style="bold red" if found.broken else "")
             table.add_section()
-        self._console.print(table)
+        self.say(table)
         rows = [asdict(finding) for finding in findings.tensors.values()]
         self.results.append({"kind": kind, "what": what, "comparisons": findings.comparisons, "tensors": rows})
-        self.broken += [
-            f"{what}, {where} {finding.where:,}: {finding.name} has a relative error of {finding.relative:.1e}"
-            f"{_allowed(finding)}"
-            for finding in findings.broken
-        ]
+        for finding in findings.broken:
+            broken = f"{finding.name} has a relative error of {_error(finding)}"
+            self.broken.append(f"{what}, {where} {finding.where:,}: {broken}")
 
 
 def _place(machine: Machine) -> str:
@@ -250,8 +225,12 @@ def _layer(finding: Finding) -> float:
     return int(finding.name.partition("(")[2].rstrip(")") or 0) or inf
 
 
-def _allowed(finding: Finding) -> str:
-    return "" if finding.allowed is None else f", {finding.allowed:.1e} allowed"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def _error(finding: Finding) -> str:
+    return _number(finding.relative) + ("" if finding.allowed is None else f", {finding.allowed:.1e} allowed")
 
 
 def as_json(value: Any) -> str:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from math import nan
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,9 +48,8 @@ def sweep(
 ) -> None:
     """Train many networks at once, and tell how their results spread.
 
-    Every seed is trained with every learning rate and every choice of hidden layers, as train would train it. The
-    folder gets sweep.csv (a row for each network and epoch), sweep.json, accuracy.png, final.png, and best.ckpt, the
-    best of all by validation accuracy.
+    Every seed is trained with every learning rate and every choice of hidden layers, as train would. The folder gets
+    sweep.csv (a row for each network and epoch), sweep.json, accuracy.png, final.png, and the best network, best.ckpt.
 
     Args:
         data_dir: where MNIST is, or is downloaded to. Default: $TORCHDIGITS_DATA_DIR, or data.
@@ -88,17 +86,16 @@ def sweep(
         if finished > before:
             part = {"networks": finished - before, "seconds": round(seconds, 1), "compiling": round(watch.seconds, 1)}
             folder.parts.append(part | {"device": place.name, "versions": versions_here()})
-        summaries = summarise(folder.rows)
-        sizes = {name: len(part.labels) for name, part in splits._asdict().items()}
-        results = {"best": folder.best and cells_of(folder.best), "summaries": [each._asdict() for each in summaries]}
-        folder.record({"dataset": {"sha256": splits.fingerprint()} | sizes, **results})
-    _draw(folder.rows, sizes["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
-    _show(summaries, options.epochs, sizes["test"])
+        summaries, dataset = summarise(folder.rows), splits.summary()
+        best = folder.best and cells_of(folder.best)
+        folder.record({"dataset": dataset, "best": best, "summaries": [each._asdict() for each in summaries]})
+    _draw(folder.rows, options.epochs, dataset["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
+    _show(summaries, options.epochs, dataset["test"])
     if finished > before:
         each = seconds / (finished - before) / options.epochs
         print(f"Trained in {seconds:.1f} s, {each:.3f} s a network and epoch")
     if folder.best is not None:
-        _praise(folder.best, sizes["validation"], sizes["test"], output)
+        _praise(folder.best, dataset["validation"], dataset["test"], output)
 
 
 def _place(accelerator: str, cluster: str | None, stack: ExitStack) -> _Place:
@@ -187,21 +184,20 @@ def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
     console.print(table)
 
 
-def _draw(rows: Sequence[Row], images: int, what: str, folder: Path) -> None:
+def _draw(rows: Sequence[Row], epochs: int, images: int, what: str, folder: Path) -> None:
     """Draw the accuracies of all networks that have not diverged, by epoch and in the end."""
-    kinds: dict[tuple[tuple[int, ...], float], dict[int, list[float]]] = {}
+    kinds: dict[tuple[tuple[int, ...], float], dict[int, list[Row]]] = {}
     for row in rows:
-        networks = kinds.setdefault((row.member.hidden, row.member.learning_rate), {})
-        accuracy = nan if row.test_correct is None else row.test_correct / images
-        networks.setdefault(row.member.seed, []).append(accuracy)
+        kinds.setdefault(row.member[:2], {}).setdefault(row.member.seed, []).append(row)
     several_layers, several_rates = (len(set(values)) > 1 for values in zip(*kinds, strict=True))
     spreads = []
     for (hidden, rate), networks in sorted(kinds.items()):
         layers, learning_rate = _in_words(hidden), f"learning rate {rate:g}"
-        accuracies = np.array(list(networks.values()))
-        accuracies = accuracies[np.isfinite(accuracies).all(1)]
+        sound = [each for each in networks.values() if all(row.test_correct is not None for row in each)]
+        shares = [(row.test_correct or 0) / images for each in sound for row in each]
         label = ", ".join([layers] * several_layers + [learning_rate] * several_rates) or "all"
-        spreads.append(Spread(label, accuracies))
+        lost = [place for place, each in enumerate(sound) if each[-1].lost_digits]
+        spreads.append(Spread(label, np.reshape(shares, (len(sound), epochs)), lost))
     common = [layers] * (not several_layers) + [learning_rate] * (not several_rates)
     title = ", ".join([*common, what])
     plot_spreads(spreads, title, folder / "accuracy.png")

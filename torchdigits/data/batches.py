@@ -13,11 +13,7 @@ EVALUATION_BATCH_SIZE = 10_000  # images measured at once: all test images of MN
 
 
 def check_seed(seed: int) -> None:
-    """Check the seed of a run.
-
-    Raises:
-        OptionError: it is negative, or has more than 32 bits.
-    """
+    """Raise OptionError if the seed of a run is negative, or has more than 32 bits."""
     if not 0 <= seed < 2**32:
         raise OptionError(f"seed {seed}: it must be a whole number from 0 to {2**32 - 1}")
 
@@ -28,22 +24,16 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def blocks_of(order: Tensor, batch_size: int, block_size: int) -> list[Tensor]:
-    """Cut an epoch's order `(count, ...)` into blocks of S mini-batches, each `(S, m, ...)`.
+    """Cut an epoch's order `(count, ...)` into blocks `(S, m, ...)` of S mini-batches, at most `block_size`.
 
     All blocks have the same number of mini-batches, except for two at the end: the mini-batches that are left over, and
-    the last, shorter mini-batch.
-
-    Args:
-        order: indices of the examples.
-        batch_size: m, examples in a mini-batch.
-        block_size: mini-batches in a block, at most.
+    the last one if it has less than `batch_size` examples.
     """
     batch_size = min(batch_size, len(order))
     full, rest = divmod(len(order), batch_size)
     blocks = -(-full // block_size)
     size, left_over = divmod(full, blocks)
-    lengths = [*[size] * blocks, left_over]
-    parts = torch.split(order, [*(length * batch_size for length in lengths), rest])
+    parts = torch.split(order, [*[size * batch_size] * blocks, left_over * batch_size, rest])
     return [part.view(-1, min(batch_size, len(part)), *part.shape[1:]) for part in parts if len(part)]
 
 
@@ -58,7 +48,7 @@ class MiniBatches:
         digits: the examples.
         batch_size: examples in a mini-batch of one process.
         seed: shuffles every epoch by `epoch_order`; None keeps the order of the examples.
-        device, dtype: where the mini-batches are, and the type of their floats.
+        device, dtype: of the mini-batches' floats.
         process, processes: the number of this process, from 0, and of all.
     """
 
@@ -103,13 +93,11 @@ class MiniBatches:
 
 
 class Blocks(MiniBatches):
-    """The same mini-batches for the compiled engine: many at once, and as bytes.
-
-    A block of S mini-batches is images `(S, m, 784)`, uint8, and labels `(S, m)`; `blocks_of` cuts an epoch into them.
+    """The same mini-batches for the compiled engine: images `(S, m, 784)`, uint8, and labels `(S, m)` of S at once.
 
     Args:
         digits, batch_size, seed, device: as for `MiniBatches`.
-        block_size: mini-batches in a block, at most.
+        block_size: mini-batches in a block, at most; see `blocks_of`.
     """
 
     def __init__(

@@ -19,8 +19,7 @@ class DigitsDataModule(L.LightningDataModule):
         data_dir: the folder of MNIST (see `load_splits`).
         batch_size: examples in a mini-batch of one process.
         seed: of the epochs' orders, 0 or more.
-        block_size: None to train on mini-batches; a number to train on `Blocks` of so many, as
-            `CompiledDigitClassifier` does.
+        block_size: None to train on mini-batches; a number to train on `Blocks`, as `CompiledDigitClassifier` does.
 
     Raises:
         OptionError: a batch size or a block size is less than 1, or the seed is out of range.
@@ -70,9 +69,8 @@ class DigitsDataModule(L.LightningDataModule):
 
     def _mini_batches(self, split: str, batch_size: int, seed: int | None = None) -> MiniBatches:
         digits: Digits = getattr(self.splits, split)
-        trainer = self.trainer
-        if trainer is None:
+        if (trainer := self.trainer) is None:
             return MiniBatches(digits, batch_size, seed)
         dtype = torch.float64 if trainer.precision == "64-true" else torch.float32
-        device, process, processes = trainer.strategy.root_device, trainer.global_rank, trainer.world_size
-        return MiniBatches(digits, batch_size, seed, device, dtype, process, processes)
+        where = trainer.strategy.root_device, dtype, trainer.global_rank, trainer.world_size
+        return MiniBatches(digits, batch_size, seed, *where)

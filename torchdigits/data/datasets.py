@@ -2,17 +2,18 @@
 
 import gzip
 import hashlib
+import io
 import os
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from torchdigits.errors import DataError, OptionError
+from torchdigits.errors import DataError, OptionError, reason
 from torchdigits.files.pickles import Call, read_pickle
 from torchdigits.files.reading import reading
 
@@ -54,13 +55,17 @@ class DigitSplits(NamedTuple):
             digest.update(labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def summary(self) -> dict[str, Any]:
+        """The fingerprint as `sha256`, and the number of images in each part, for a record of what was trained on."""
+        return {"sha256": self.fingerprint()} | {name: len(part.labels) for name, part in self._asdict().items()}
+
 
 def load_splits(dataset: str, data_dir: Path | str | None = None) -> DigitSplits:
     """Read a dataset.
 
     Args:
-        dataset: `mnist` (50,000 / 10,000 / 10,000 images, the original's split; downloaded to `data_dir` if it is
-            missing) or `digits` (1,217 / 290 / 290 images, which come with scikit-learn).
+        dataset: `mnist` (50,000 / 10,000 / 10,000 images, the original's split; downloaded if it is missing) or
+            `digits` (1,217 / 290 / 290 images, which come with scikit-learn).
         data_dir: the folder of MNIST: torchvision's `MNIST/raw/` with the four IDX files, or the original's
             `mnist.pkl.gz`. Default: what TORCHDIGITS_DATA_DIR names, else `data`.
 
@@ -80,34 +85,30 @@ def load_splits(dataset: str, data_dir: Path | str | None = None) -> DigitSplits
 
 
 def fetch_mnist(data_dir: Path | str | None = None) -> Path:
-    """Download MNIST's files, unless they are there.
+    """Download MNIST's files, unless they are there; gives the folder that holds `MNIST/raw/` or `mnist.pkl.gz`.
 
     Args:
         data_dir: as for `load_splits`.
-
-    Returns:
-        The folder that holds `MNIST/raw/` or `mnist.pkl.gz`.
 
     Raises:
         DataError: they are missing and cannot be downloaded.
     """
     folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR") or "data") if data_dir is None else Path(data_dir)
-    if not _has_idx_files(folder) and not (folder / PICKLE_FILE).exists():
-        from torchvision.datasets import MNIST  # here, because the import takes seconds
+    if _has_idx_files(folder) or (folder / PICKLE_FILE).exists():
+        return folder
+    from torchvision.datasets import MNIST  # here, because the import takes seconds
 
-        # Without its constructor, which would accept torchvision's old format, `MNIST/processed`, instead.
-        mnist = MNIST.__new__(MNIST)
-        mnist.root = str(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Of several processes, as torchrun starts them, one downloads, and the others find the files.
-            with FileLock(folder / "download.lock"):
-                mnist.download()
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise DataError(
-                f"no MNIST in {folder}, and no download: {' '.join(str(error).split())}; put its four IDX files into"
-                f" {folder / IDX_FOLDER} or {PICKLE_FILE} into {folder}, or use --dataset digits"
-            ) from error
+    mnist = MNIST.__new__(MNIST)  # not by its constructor, which would accept torchvision's old `MNIST/processed`
+    mnist.root = str(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "download.lock"):  # of torchrun's processes one downloads, and the others find the files
+            mnist.download()
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"no MNIST in {folder}, and no download: {reason(error)}; put its four IDX files into"
+            f" {folder / IDX_FOLDER} or {PICKLE_FILE} into {folder}, or use --dataset digits"
+        ) from error
     return folder
 
 
@@ -124,40 +125,23 @@ def _mnist_from_idx(folder: Path) -> DigitSplits:
                 raise DataError(f"{path} is not MNIST's: truncated or altered; delete it, and it is downloaded again")
         header = 16 if "images" in name else 8  # bytes; the rest is a byte for each pixel or label
         contents.append(torch.from_numpy(np.fromfile(path, np.uint8, offset=header)))
-    images, labels, test_images, test_labels = contents
-    images, labels = images.view(-1, 784), labels.long()
-    return DigitSplits(  # as in the original, the last 10,000 of the 60,000 training images are for validation
-        Digits(images[:50_000], labels[:50_000]),
-        Digits(images[50_000:], labels[50_000:]),
-        Digits(test_images.view(-1, 784), test_labels.long()),
-    )
+    images, labels = (torch.cat(contents[kind::2]) for kind in (0, 1))
+    # As in the original, the last 10,000 of the 60,000 training images are for validation.
+    parts = (torch.split(part, [50_000, 10_000, 10_000]) for part in (images.view(-1, 784), labels.long()))
+    return DigitSplits(*map(Digits, *parts))
 
 
 def _mnist_from_pickle(path: Path) -> DigitSplits:
     with reading(path, "pickle of the original's MNIST", DataError):
         with gzip.open(path) as file:
-            content = read_pickle(cast(IO[bytes], _Limited(file, PICKLE_LIMIT)), _NUMPYS)
-        training, validation, test = content
+            content = file.read(PICKLE_LIMIT + 1)
+        if len(content) > PICKLE_LIMIT:
+            raise ValueError(f"more than {PICKLE_LIMIT:,} bytes when unpacked")
+        training, validation, test = read_pickle(io.BytesIO(content), _NUMPYS)
         splits = DigitSplits(_digits(training), _digits(validation), _digits(test))
         if splits.fingerprint() != MNIST_FINGERPRINT:
             raise ValueError("other images or labels")
         return splits
-
-
-class _Limited:
-    """A file of which at most so many bytes are read, however many are asked for."""
-
-    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
-        self._file, self._limit, self._left = file, limit, limit
-
-    def read(self, size: int) -> bytes:
-        if size > self._left:
-            raise ValueError(f"more than {self._limit:,} bytes when unpacked")
-        self._left -= size
-        return self._file.read(size)
-
-    def readline(self) -> bytes:
-        return self._file.readline(1000)  # a name or a number
 
 
 def _digits(part: Any) -> Digits:
@@ -195,9 +179,7 @@ def embedded_digits() -> DigitSplits:
     large = [np.asarray(Image.fromarray(image).resize((20, 20), Image.Resampling.BICUBIC)) for image in small]
     images = np.pad(np.stack(large), ((0, 0), (4, 4), (4, 4))).reshape(-1, 784)
     labels = bunch.target.astype(np.int64)
-    place = np.empty(len(labels), dtype=np.int64)  # of each example in its class
-    for digit in range(10):
-        place[labels == digit] = np.arange(np.count_nonzero(labels == digit))
+    place = np.eye(10, dtype=int)[labels].cumsum(axis=0)[range(len(labels)), labels] - 1  # of each in its class
     held_out = place < 6 * 29
     validation, test = held_out & (place % 6 == 4), held_out & (place % 6 == 5)
     parts = (~(validation | test), validation, test)

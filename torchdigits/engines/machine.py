@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from torchdigits import __version__
 from torchdigits.errors import OptionError, check_count
+from torchdigits.version import __version__
 
 if TYPE_CHECKING:
     import lightning as L

@@ -17,18 +17,9 @@ from torchdigits.files.pickles import Call, read_pickle
 from torchdigits.files.reading import check_archive, reading
 from torchdigits.network import SigmoidMLP
 
-_STORAGES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
+_FLOATS = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16}
+_INTEGERS = {"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8}
+_STORAGES = {f"torch.{name}Storage": dtype for name, dtype in (_FLOATS | _INTEGERS | {"Bool": torch.bool}).items()}
 _ADMITTED = {  # what a checkpoint's pickle may name, beside plain values
     *("collections.OrderedDict", "collections.Counter", "torch.Size"),
     *("torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2"),
@@ -48,18 +39,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     with reading(path, "checkpoint of DigitClassifier"):
         check_archive(path)
         try:
-            with zipfile.ZipFile(path) as archive:
-                folder = archive.namelist()[0].partition("/")[0]
-                pickled = io.BytesIO(archive.read(f"{folder}/data.pkl"))
-                storages = {
-                    name.removeprefix(f"{folder}/data/"): torch.tensor(np.frombuffer(archive.read(name), np.uint8))
-                    for name in archive.namelist()
-                    if name.startswith(f"{folder}/data/")
-                }
-                if archive.read(f"{folder}/byteorder") != sys.byteorder.encode():
-                    raise ValueError("it is from a machine of another byte order")
-        except (zipfile.BadZipFile, EOFError, IndexError, KeyError) as error:
+            with zipfile.ZipFile(path) as archive:  # its entries are all in one folder
+                content = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+            pickled, byte_order = io.BytesIO(content.pop("data.pkl")), content.pop("byteorder")
+        except (zipfile.BadZipFile, EOFError, KeyError) as error:
             raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint") from error
+        if byte_order != sys.byteorder.encode():
+            raise ValueError("it is from a machine of another byte order")
+        storages = {name: torch.tensor(np.frombuffer(part, np.uint8)) for name, part in content.items()}
         checkpoint = _with_tensors(read_pickle(pickled, _ADMITTED), storages, iter(range(_MOST_VALUES)))
         if not isinstance(checkpoint, dict):
             raise TypeError(f"it holds a {type(checkpoint).__name__}")
@@ -83,7 +70,7 @@ def _with_tensors(value: Any, storages: Mapping[str, Tensor], left: Iterator[int
             "torch._utils._rebuild_tensor_v2",
             (Call("", ("storage", str(kind), str(key), _, int(count))), int(offset), tuple(size), tuple(stride), *_),
         ):
-            storage = storages[key].view(_STORAGES[kind])
+            storage = storages[f"data/{key}"].view(_STORAGES[kind])
             if len(storage) != count:
                 raise ValueError(f"its storage {key} is not as large as it claims")
             return storage.as_strided(size, stride, offset)

@@ -19,9 +19,8 @@ from torchdigits.network import SigmoidMLP
 def read_json(path: Path) -> dict[str, Tensor]:
     """The parameters in a file of `network2.py`, of Nielsen's "Neural Networks and Deep Learning" or a port of it.
 
-    The file is an object with `sizes`; `weights`, a matrix (neurons, inputs) for each layer; `biases`, a column for
-    each layer; and `cost`, which does not change what the network computes. The numbers are float64, unless `dtype`,
-    which only `to_json` writes, says float32.
+    It has `sizes`; `weights`, a matrix (neurons, inputs) for each layer; `biases`, a column for each layer; and `cost`,
+    which changes no activation. The numbers are float64, unless `dtype`, which only `to_json` writes, says float32.
 
     Raises:
         ValueError, and others: the file is something else.
@@ -29,21 +28,15 @@ def read_json(path: Path) -> dict[str, Tensor]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["cost"] not in ("QuadraticCost", "CrossEntropyCost"):
         raise ValueError(f"its cost is {content['cost']!r}, neither QuadraticCost nor CrossEntropyCost")
-    if content.get("dtype", "float64") not in ("float32", "float64"):
-        raise ValueError(f"its dtype is {content['dtype']!r}, neither float32 nor float64")
+    if (dtype := content.get("dtype", "float64")) not in ("float32", "float64"):
+        raise ValueError(f"its dtype is {dtype!r}, neither float32 nor float64")
     layers = []
-    for name in ("weights", "biases"):
+    for name in ("weights", "biases"):  # checked before NumPy sees them: a text would make all as long as itself
         numbers = [number for rows in content[name] for row in rows for number in (row if type(row) is list else [row])]
-        if not {*map(type, numbers)} <= {
-            int,
-            float,
-        }:  # in an array of texts, all take as much as the longest
-            raise ValueError(f"its {name} are not all numbers")
-        arrays = [np.array(rows) for rows in content[name]]
-        if any(array.dtype.kind not in "fiu" for array in arrays):  # an integer beyond 64 bits
+        if not all(type(n) is float or (type(n) is int and n.bit_length() <= 63) for n in numbers):
             raise ValueError(f"its {name} are not all numbers")
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
-            layers.append([array.astype(content.get("dtype", "float64")) for array in arrays])
+            layers.append([np.array(rows, dtype) for rows in content[name]])
     sizes = [layers[0][0].shape[1], *(len(biases) for biases in layers[1])]
     if content["sizes"] != sizes:
         raise ValueError(f"its sizes are {content['sizes']}, but those of its matrices are {sizes}")
@@ -80,8 +73,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 
 def to_npz(network: SigmoidMLP) -> bytes:
     """The network as `read_npz` reads it."""
-    arrays = [parameter.detach().cpu().numpy() for parameter in network.parameters()]
-    file = io.BytesIO()
+    file, arrays = io.BytesIO(), [parameter.detach().cpu().numpy() for parameter in network.parameters()]
     names = (f"{kind}_{layer}" for layer in range(1, len(network.sizes)) for kind in ("weights", "biases"))
     np.savez(file, **dict(zip(names, arrays, strict=True)))  # type: ignore[arg-type]
     return file.getvalue()

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,14 +18,12 @@ from torchdigits.files.writing import write_whole
 from torchdigits.network import SigmoidMLP
 
 _MOST_LAYERS = 1000
-
-
-def _read_parameters(path: Path) -> dict[str, Tensor]:
-    return parameters_of(read_checkpoint(path))
-
-
 # Formats by their suffixes
-READERS = {".ckpt": _read_parameters, ".json": read_json, ".npz": read_npz}
+READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    ".ckpt": lambda path: parameters_of(read_checkpoint(path)),
+    ".json": read_json,
+    ".npz": read_npz,
+}
 WRITERS = {".ckpt": to_checkpoint, ".json": to_json, ".npz": to_npz, ".onnx": to_onnx}
 
 
@@ -35,29 +34,23 @@ def shipped_checkpoint() -> Path:
 
 
 def load_network(path: Path | str | None = None) -> SigmoidMLP:
-    """Load a trained network: a checkpoint of DigitClassifier, such as a run's `best.ckpt`, or a .json or .npz file.
-
-    A file cannot run code: reading a checkpoint never executes its pickle, and only its weights are used; the other
-    formats have no pickle.
+    """Load a trained network, onto the CPU, in the precision that it was saved in. No file can run code.
 
     Args:
-        path: the file. Default: the shipped network.
-
-    Returns:
-        The network, on the CPU, in the precision that it was saved in.
+        path: a checkpoint of DigitClassifier, such as a run's `best.ckpt`, or a .json or .npz file. Default: the
+            shipped network.
 
     Raises:
         CheckpointError: the file is missing, damaged, hostile, or holds no such network.
     """
     path = shipped_checkpoint() if path is None else Path(path)
     suffix = path.suffix.lower()
-    read = READERS.get(suffix, _read_parameters)
-    with reading(path, "checkpoint of DigitClassifier" if read is _read_parameters else f"network in {suffix}"):
+    with reading(path, f"network in {suffix}" if suffix in (".json", ".npz") else "checkpoint of DigitClassifier"):
         if not path.is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
         if suffix not in READERS and not zipfile.is_zipfile(path):
             raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint; files end in {' or '.join(READERS)}")
-        return network_of(read(path))
+        return network_of(READERS.get(suffix, READERS[".ckpt"])(path))
 
 
 def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False) -> None:

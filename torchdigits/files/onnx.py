@@ -36,14 +36,9 @@ def to_onnx(network: SigmoidMLP) -> bytes:
     images = torch.rand(290, network.sizes[0], dtype=dtype, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(
-            network,
-            (images,),
-            input_names=["images"],
-            output_names=["activations"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+        options: dict[str, Any] = {"input_names": ["images"], "output_names": ["activations"], "verbose": False}
+        shapes = {"images": {0: torch.export.Dim("batch")}}
+        program = torch.onnx.export(network, (images,), dynamic_shapes=shapes, **options)
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     onnx.checker.check_model(content, full_check=True)
@@ -64,5 +59,5 @@ def _check(session: Any, network: SigmoidMLP, images: Tensor) -> None:
 
 
 def _relative_error(value: Tensor, truth: Tensor) -> float:
-    difference = vector_norm(value.double() - truth.double())
-    return float(difference / vector_norm(truth.double()).clamp(min=torch.finfo(torch.float64).tiny))
+    truth = truth.double()
+    return float(vector_norm(value.double() - truth) / vector_norm(truth).clamp(min=torch.finfo(torch.float64).tiny))

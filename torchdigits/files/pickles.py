@@ -1,8 +1,8 @@
 """Pickles of plain values, read without calling or importing what they name.
 
-Python's unpickler is a machine that makes calls, and restricting which does not make it harmless: of those that torch's
-restricted one admits, `bytearray(3 * 2**30)` fills the memory from a file of 500 bytes, and a dictionary whose key is a
-tuple of the same tuple twice, sixty times over, keeps the machine busy for years. This reader only notes a call down.
+Python's unpickler makes calls, and restricting which does not make it harmless: of those that torch's admits,
+`bytearray(3 * 2**30)` fills the memory from a file of 500 bytes, and a dictionary whose key is a tuple of the same
+tuple twice, sixty times over, keeps the machine busy for years. This reader only notes a call down.
 """
 
 import pickle
@@ -29,17 +29,11 @@ _TAKE_ALL = {"TUPLE", "LIST", "APPENDS", "SETITEMS"}  # those above the last mar
 
 @dataclass(eq=False, repr=False)
 class Call:
-    """A call that a pickle asks for.
+    """A call that a pickle asks for."""
 
-    Attributes:
-        function: as in `numpy.dtype`; "" for an object outside the pickle, which the arguments identify.
-        arguments: those of the call.
-        state: what the pickle would give to the call's result.
-    """
-
-    function: str
+    function: str  #: as in `numpy.dtype`; "" for an object outside the pickle, which the arguments identify
     arguments: Any
-    state: Any = None
+    state: Any = None  #: what the pickle would give to the call's result
 
 
 class _Name(str):
@@ -83,10 +77,8 @@ def _run(file: IO[bytes], admitted: Collection[str]) -> Any:
                 stack.append(argument)
             case name if name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append([] if opcode.name == "EMPTY_LIST" else {})
             case "MARK":
                 below.append(stack)
                 stack = []
@@ -104,12 +96,16 @@ def _run(file: IO[bytes], admitted: Collection[str]) -> Any:
                 memo[len(memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
-            case "GLOBAL":
-                stack.append(_admit(argument.replace(" ", "."), admitted))
-            case "STACK_GLOBAL":
-                stack.append(_admit(".".join(taken), admitted))
+            case "GLOBAL" | "STACK_GLOBAL":
+                function = ".".join(taken) if argument is None else argument.replace(" ", ".")
+                if function not in admitted:
+                    raise pickle.UnpicklingError(f"it asks for {function}, which was refused")
+                stack.append(_Name(function))
             case "REDUCE":
-                stack.append(_call(*taken))
+                function, arguments = taken
+                if type(function) is not _Name:
+                    raise TypeError("it calls something that is not a function")
+                stack.append({} if function == "collections.OrderedDict" else Call(str(function), arguments))
             case "BUILD":
                 if isinstance(stack[-1], Call):  # an OrderedDict's state is what nn.Module notes besides
                     stack[-1].state = taken[0]
@@ -117,23 +113,9 @@ def _run(file: IO[bytes], admitted: Collection[str]) -> Any:
                 stack.append(Call("", taken[0]))
             case "STOP":
                 return stack.pop()
-            case "PROTO" | "FRAME":
-                pass
-            case name:
+            case name if name not in ("PROTO", "FRAME"):
                 raise pickle.UnpicklingError(f"it has the opcode {name}, which was refused")
     raise AssertionError  # genops raises ValueError where STOP is missing
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    if type(function) is not _Name:
-        raise TypeError("it calls something that is not a function")
-    return {} if function == "collections.OrderedDict" else Call(str(function), arguments)
-
-
-def _admit(name: str, admitted: Collection[str]) -> _Name:
-    if name not in admitted:
-        raise pickle.UnpicklingError(f"it asks for {name}, which was refused")
-    return _Name(name)
 
 
 def _set_items(target: Any, values: list[Any]) -> None:

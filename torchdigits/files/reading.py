@@ -23,16 +23,13 @@ def reading(path: Path, kind: str, failure: type[TorchDigitsError] = CheckpointE
 
 
 def check_archive(path: Path) -> None:
-    """Check that an archive unpacks to no more than its own size: torch and `numpy.savez` do not compress.
-
-    Raises:
-        CheckpointError: it is compressed, or its entries overlap.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError(f"cannot load {path}: it is compressed, and may unpack to far more")
-        names = {entry.filename for entry in entries}
-        if len(names) < len(entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise CheckpointError(f"cannot load {path}: its entries overlap")
+    """Raise CheckpointError if an archive may unpack to more than its size: torch and `numpy.savez` do not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"cannot load {path}: it is compressed, and may unpack to far more")
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"cannot load {path}: its entries overlap")

@@ -18,10 +18,8 @@ _PART = ".torchdigits-"  # begins the name of a file until it is whole
 def write_whole(path: Path, content: bytes, overwrite: bool = True) -> None:
     """Write a file so that it is whole, or as it was, whenever the process or the machine stops.
 
-    A killed process can leave a part of it in the folder, for `remove_parts`.
-
-    Raises:
-        OSError: it cannot be written; FileExistsError: it exists and `overwrite` is false.
+    A killed process can leave a part of it, for `remove_parts`. Raises OSError if the file cannot be written,
+    FileExistsError if it exists and `overwrite` is false.
     """
     part = path.with_name(f"{_PART}{secrets.token_hex(8)}")
     try:
@@ -46,11 +44,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
-    """Check that a file can be written, before anything takes time. Messages begin with `option`.
-
-    Raises:
-        OptionError: it exists, has none of the suffixes, or cannot be written.
-    """
+    """Raise OptionError, which begins with `option`, if a file exists, has another suffix, or cannot be written."""
     if file.suffix not in suffixes:
         raise OptionError(f"{option} {file}: its name must end in {' or '.join(suffixes)}")
     try:
@@ -63,10 +57,9 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
-    """Make a folder, and those above it, before anything takes time. Messages begin with `option`.
+    """Make a folder, and those above it.
 
-    Raises:
-        OptionError: it is there and not empty, in which case the message ends with `way_out`, or it cannot be made.
+    Raises OptionError, which begins with `option`, if it is not empty (and ends with `way_out`) or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +71,7 @@ def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
 
 
 def new_folder(output: Path, name: str) -> Path:
-    """Make the first of `name-run1`, `name-run2`, ... that is not in `output` yet.
-
-    Raises:
-        OptionError: no folder can be made there.
-    """
+    """Make the first of `name-run1`, `name-run2`, ... that is not in `output` yet; raise OptionError if none can be."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         for number in count(1):
@@ -99,8 +88,7 @@ def new_folder(output: Path, name: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to a run's or a sweep's folder.
 
-    Raises:
-        OptionError: there is no such folder, another process is writing there, or nothing can be written.
+    Raises OptionError if there is no such folder, another process is writing there, or nothing can be written.
     """
     if not folder.is_dir():  # FileLock would make it
         raise OptionError(f"{folder}: there is no such folder")

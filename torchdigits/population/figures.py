@@ -19,10 +19,12 @@ class Spread(NamedTuple):
     Attributes:
         label: of the setting, such as "learning rate 0.3".
         accuracies: of the test images, in [0, 1], `(networks, epochs)`; there may be no network.
+        lost: places of the networks that lack a digit after the last epoch.
     """
 
     label: str
     accuracies: np.ndarray
+    lost: Sequence[int] = ()
 
 
 def plot_spreads(spreads: Sequence[Spread], title: str, path: Path) -> None:
@@ -83,12 +85,14 @@ def plot_strips(spreads: Sequence[Spread], title: str, path: Path) -> None:
     figure = new_figure(max(1.35 * len(spreads) + 1, 5), 5)
     axes = figure.subplots()
     counts, networks = _counted(spreads)
-    finals = [np.sort(spread.accuracies[:, -1:], axis=None) for spread in spreads]
-    for strip, final in enumerate(finals):
+    orders = [np.argsort(spread.accuracies[:, -1]) for spread in spreads]
+    finals = [spread.accuracies[order, -1] for spread, order in zip(spreads, orders, strict=True)]
+    for strip, (spread, order, final) in enumerate(zip(spreads, orders, finals, strict=True)):
         # Multiples of the golden ratio: networks alike in accuracy, neighbours in rank, lie far apart.
         places = strip - 0.1 + 0.66 * ((np.arange(len(final)) * (5**0.5 - 1) / 2 + 0.5) % 1 - 0.5)
-        colour = COLOURS[strip % len(COLOURS)]
-        axes.plot(places, final, "o", color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
+        colour, lost = COLOURS[strip % len(COLOURS)], np.isin(order, spread.lost)
+        axes.plot(places[~lost], final[~lost], "o", color=colour, markersize=4.5, markeredgecolor="white", mew=0.5)
+        axes.plot(places[lost], final[lost], "o", color=colour, markersize=4, fillstyle="none")
         if len(final):
             low, median, high = np.quantile(final, (0.25, 0.5, 0.75))
             # Beside the points, to hide none
@@ -101,7 +105,8 @@ def plot_strips(spreads: Sequence[Spread], title: str, path: Path) -> None:
     open_grid(axes)
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)
-    drawn = f"{networks} after the last epoch (points), the median and quartiles (lines)"
+    hollow = ", hollow if they have lost a digit" if any(spread.lost for spread in spreads) else ""
+    drawn = f"{networks} after the last epoch (points{hollow}), the median and quartiles (lines)"
     save_figure(figure, f"{title}\nFor each setting: {drawn}", path)
 
 

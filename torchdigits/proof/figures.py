@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING
 from torchdigits.figures import COLOURS, new_figure, open_grid, save_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torchdigits.proof.free_run import Growth
 
 
-def plot_growth(runs: "Sequence[tuple[str, Growth]]", title: str, path: Path) -> None:
-    """Draw the differences against the updates, on a logarithmic scale.
-
-    Args:
-        runs: each with its label.
-        title: of the figure.
-        path: the file to write; its suffix says in which format.
-    """
+def plot_growth(runs: "list[tuple[str, Growth]]", title: str, path: Path) -> None:
+    """Draw the differences of runs, each with its label, against the updates; the path's suffix is the format."""
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
     for number, (label, run) in enumerate(runs):

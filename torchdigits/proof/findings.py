@@ -9,40 +9,26 @@ import numpy as np
 
 
 class Deviation(NamedTuple):
-    """How far a tensor of torch's is from the reference's.
-
-    Attributes:
-        name: of the tensor.
-        absolute: the largest difference of an element.
-        relative: norm of the difference over norm of the reference's tensor; see `relative_error`.
-        ulps: `absolute` in units in the last place, in the precision that is checked, of the reference's largest
-            element. (An element that is a sum which cancels can be off by millions of its own units.)
-    """
+    """How far a tensor of torch's is from the reference's."""
 
     name: str
-    absolute: float
-    relative: float
+    absolute: float  #: the largest difference of an element
+    relative: float  #: norm of the difference over norm of the reference's tensor; see `relative_error`
+    #: `absolute` in units in the last place, in the precision that is checked, of the reference's largest element. (An
+    #: element that is a sum which cancels can be off by millions of its own units.)
     ulps: float
 
 
 @dataclass
 class Finding:
-    """The largest deviations of a tensor in many comparisons.
-
-    Attributes:
-        name: of the tensor.
-        absolute, ulps: the largest of all comparisons.
-        relative: the largest of all comparisons or, if any is more than allowed, the one that exceeds it most.
-        allowed: how large `relative` may be in that comparison; None if errors are only reported.
-        where: the number of that comparison, from 1.
-    """
+    """The largest deviations of a tensor in many comparisons."""
 
     name: str
-    absolute: float = 0.0
-    ulps: float = 0.0
-    relative: float = 0.0
-    allowed: float | None = None
-    where: int = 0
+    absolute: float
+    ulps: float
+    relative: float  #: if any is more than allowed, the one that exceeds it most
+    allowed: float | None  #: how large `relative` may be in that comparison; None if errors are only reported
+    where: int  #: the number of that comparison, from 1
 
     @property
     def broken(self) -> bool:
@@ -58,13 +44,9 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What many comparisons have found, tensor by tensor.
+    """What many comparisons have found, tensor by tensor."""
 
-    Args:
-        tolerance: relative error that is allowed in any case; None if errors are only reported.
-    """
-
-    tolerance: float | None
+    tolerance: float | None  #: relative error that is allowed in any case; None if errors are only reported
     tensors: dict[str, Finding] = field(default_factory=dict)
     comparisons: int = 0
 
@@ -78,8 +60,8 @@ class Findings:
 
         Args:
             deviations: of its tensors.
-            bounds: gives the largest relative errors that rounding can cause there. It is only called if a tolerance
-                is exceeded, since it takes longer than the comparison.
+            bounds: gives the largest relative errors that rounding can cause. As this takes longer than the comparison,
+                it is only called if a tolerance is exceeded.
             tolerances: of tensors that have one of their own.
         """
         self.comparisons += 1
@@ -89,13 +71,12 @@ class Findings:
             if allowed is not None and not relative <= allowed:
                 rounding = bounds() if rounding is None else rounding
                 allowed = max(allowed, rounding.get(name, 0.0))
-            found = self.tensors.get(name, Finding(name))
             here = Finding(name, absolute, ulps, relative, allowed, self.comparisons)
-            worse = here if not found.where or here.rank > found.rank else found
+            found = self.tensors.get(name, here)
+            self.tensors[name] = worse = here if here.rank > found.rank else found
             # NumPy's maximum, unlike Python's, of NaN and a number is NaN.
             worse.absolute = float(np.maximum(found.absolute, absolute))
             worse.ulps = float(np.maximum(found.ulps, ulps))
-            self.tensors[name] = worse
 
     @property
     def worst(self) -> Finding:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from copy import copy
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 
 from torchdigits.proof import reference
-from torchdigits.proof.gradients import TOLERANCES, parameter_names, parameters_of, relative_error, set_parameters
+from torchdigits.proof.gradients import TOLERANCES, parameters_of, relative_errors, set_parameters
 from torchdigits.proof.runs import Run
 
 # How many times as far from the reference as its mirror image a float64 run may be. Measured after an epoch of MNIST at
@@ -16,23 +17,16 @@ from torchdigits.proof.runs import Run
 MARGIN = 1000
 # Among some thousand images none is so near a tie that weights which differ by less give it another answer.
 NO_TIE = 1e-9
-# Two runs that differ by more have parted: from then on they have nothing to do with each other.
-PARTED = 1e-3
+PARTED = 1e-3  # two runs that differ by more have nothing to do with each other from then on
 _INTERVAL = 50  # updates from one point of a curve to the next
 
 
 class Growth(NamedTuple):
-    """How the weights of a run and of the reference move apart.
+    """How the weights of a run and of the reference move apart: three lists of the same length."""
 
-    Attributes:
-        updates: after which the differences were taken, `(N,)`.
-        differences: largest relative difference of a weight matrix or bias vector, torch from the reference, `(N,)`.
-        mirrored: the same for the reference's mirror image, `(N,)`.
-    """
-
-    updates: list[int]
-    differences: list[float]
-    mirrored: list[float]
+    updates: list[int]  #: after which the differences were taken
+    differences: list[float]  #: the largest relative one of a weight matrix or bias vector, torch from the reference
+    mirrored: list[float]  #: the same for the reference's mirror image
 
     @property
     def doubling(self) -> float | None:
@@ -42,9 +36,8 @@ class Growth(NamedTuple):
         the first 1e-3, where the two have parted. None if they do not grow a hundredfold there, or if the line explains
         less than 0.85 of their variance.
         """
-        parted = [place for place, difference in enumerate(self.differences) if difference >= PARTED]
-        pairs = list(zip(self.updates, self.differences, strict=True))[: parted[0] if parted else None]
-        points = np.array([pair for pair in pairs if pair[1] > 1e-14])
+        together = takewhile(lambda pair: pair[1] < PARTED, zip(self.updates, self.differences, strict=True))
+        points = np.array([pair for pair in together if pair[1] > 1e-14])
         if len(points) < 3 or points[-1, 1] < 100 * points[0, 1]:
             return None
         steps, doublings = points[:, 0], np.log2(points[:, 1])
@@ -53,31 +46,19 @@ class Growth(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Where a run and the reference are after an epoch.
+    """Where a run and the reference are after an epoch."""
 
-    Attributes:
-        epoch: from 1.
-        reference, torch: test images that each recognises.
-        total: test images.
-        differing: test images that get different answers.
-        difference: the largest relative difference of a weight matrix or bias vector.
-        tensor: which one that is.
-        mirrored: the same between the reference and its mirror image.
-        allowed: how large `difference` may be. None if it is only reported: in less than float64, and after the
-            reference has parted from its mirror image.
-        broken: the first thing that was found wrong so far; empty if nothing was.
-    """
-
-    epoch: int
-    reference: int
-    torch: int
-    total: int
-    differing: int
-    difference: float
-    tensor: str
-    mirrored: float
+    epoch: int  #: from 1
+    reference: int  #: test images that it recognises
+    torch: int  #: test images that it recognises
+    total: int  #: test images
+    differing: int  #: test images that get different answers
+    difference: float  #: the largest relative one of a weight matrix or bias vector
+    tensor: str  #: which one that is
+    mirrored: float  #: the same between the reference and its mirror image
+    #: how large `difference` may be; None in less than float64, and once the reference has left its mirror image
     allowed: float | None
-    broken: str
+    broken: str  #: the first thing that was found wrong so far; empty if nothing was
 
 
 class FreeRun(L.Callback):
@@ -90,16 +71,12 @@ class FreeRun(L.Callback):
     Args:
         run: what is trained.
         report: called after each epoch.
-
-    Attributes:
-        epochs: what was found after each.
-        growth: the differences, taken every fifty updates or so and after each epoch.
     """
 
-    def __init__(self, run: Run, report: Callable[[Epoch], object] = lambda epoch: None) -> None:
+    def __init__(self, run: Run, report: Callable[[Epoch], object]) -> None:
         self.run, self.report = run, report
-        self.epochs: list[Epoch] = []
-        self.growth = Growth([], [], [])
+        self.epochs: list[Epoch] = []  #: what was found after each
+        self.growth = Growth([], [], [])  #: taken every fifty updates or so and after each epoch
         self._broken = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,9 +85,7 @@ class FreeRun(L.Callback):
         set_parameters(self._twin, parameters_of(pl_module))
         self._image = mirror_image(self._twin)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         while self._taken < trainer.global_step:
             x, y = next(self._mini_batches)
             self._twin.update_mini_batch(x, y, self.run.learning_rate)
@@ -135,15 +110,13 @@ class FreeRun(L.Callback):
     def _measure(self, module: L.LightningModule) -> tuple[str, float | None]:
         """Take the differences; gives the tensor in which torch's is the largest, and how large it may be."""
         truth = parameters_of(self._twin)
-        errors, others = (
-            [relative_error(*pair) for pair in zip(parameters, truth, strict=True)]
-            for parameters in (parameters_of(module), parameters_of(mirror_image(self._image)))
-        )
-        largest = int(np.argmax(errors))  # NaN counts as the largest
-        difference, tensor = errors[largest], parameter_names("", self.run.sizes)[largest]
+        errors = relative_errors(parameters_of(module), truth)
+        others = relative_errors(parameters_of(mirror_image(self._image)), truth)
+        tensor = list(errors)[np.argmax([*errors.values()])]  # NaN counts as the largest
+        difference = errors[tensor]
         self.growth.updates.append(self._taken)
         self.growth.differences.append(difference)
-        self.growth.mirrored.append(max(others))
+        self.growth.mirrored.append(max(others.values()))
         apart = max(self.growth.mirrored)
         promised = self.run.machine.precision == "64" and apart < PARTED
         allowed = max(TOLERANCES["64"], MARGIN * apart) if promised else None
@@ -162,8 +135,7 @@ def free_run(run: Run, epochs: int, report: Callable[[Epoch], object] = lambda e
 def mirror_image(network: reference.Network) -> reference.Network:
     """The same network with the neurons of every layer, the inputs too, in reverse order.
 
-    It computes the same for images and outputs in reverse order. But it adds up in another order, and so rounds in
-    another way.
+    It computes the same for reversed images and outputs. But it adds up in another order, and so rounds in another way.
     """
     image = copy(network)
     image.weights = [weights[::-1, ::-1].copy() for weights in network.weights]

@@ -1,6 +1,6 @@
 """A mini-batch compared: autograd in torch, and back-propagation by hand in the reference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import frexp
@@ -29,34 +29,39 @@ def reference_of(network: SigmoidMLP) -> reference.Network:
     return twin
 
 
-def parameters_of(network: nn.Module | reference.Network) -> list[Array]:
-    """Copies of the parameters, layer by layer: the weights `(outputs, inputs)`, then the biases `(outputs,)`."""
+def parameters_of(network: nn.Module | reference.Network) -> dict[str, Array]:
+    """Copies of the parameters, by their names: W(1) `(outputs, inputs)`, b(1) `(outputs,)`, W(2), b(2), ..."""
     if isinstance(network, reference.Network):
         layers = zip(network.weights, network.biases, strict=True)
-        return [array.copy() for weights, biases in layers for array in (weights, biases[:, 0])]
-    return [double(parameter).copy() for parameter in network.parameters()]
+        return _by_name([array.copy() for weights, biases in layers for array in (weights, biases[:, 0])])
+    return _by_name([double(parameter).copy() for parameter in network.parameters()])
 
 
-def set_parameters(twin: reference.Network, parameters: list[Array]) -> None:
+def set_parameters(twin: reference.Network, parameters: Mapping[str, Array]) -> None:
     """Give a reference network these parameters, in the order of `parameters_of`."""
-    twin.weights, twin.biases = parameters[0::2], [biases[:, np.newaxis] for biases in parameters[1::2]]
+    arrays = list(parameters.values())
+    twin.weights, twin.biases = arrays[0::2], [biases[:, np.newaxis] for biases in arrays[1::2]]
 
 
-def mean_gradients(twin: reference.Network, x: Array, y: Array) -> list[Array]:
-    """The reference's gradients of a mini-batch's mean cost, in the order of `parameters_of`."""
+def mean_gradients(twin: reference.Network, x: Array, y: Array) -> dict[str, Array]:
+    """The reference's gradients of a mini-batch's mean cost by their names, dC/dW(1), dC/db(1), ..."""
     layers = zip(*twin.backprop(x, y), strict=True)
-    return [nabla / x.shape[1] for nabla_w, nabla_b in layers for nabla in (nabla_w, nabla_b[:, 0])]
+    return _by_name([nabla / x.shape[1] for w, b in layers for nabla in (w, b[:, 0])], "dC/d")
 
 
-def parameter_names(prefix: str, sizes: Sequence[int]) -> list[str]:
-    """`W(1)`, `b(1)`, `W(2)`, ..., in the order of `parameters_of`, after a prefix."""
-    return [f"{prefix}{kind}({layer})" for layer in range(1, len(sizes)) for kind in "Wb"]
+def _by_name(arrays: list[Array], prefix: str = "") -> dict[str, Array]:
+    return {f"{prefix}{'Wb'[place % 2]}({place // 2 + 1})": array for place, array in enumerate(arrays)}
 
 
 def relative_error(value: ArrayLike, truth: ArrayLike, tiny: float = PRECISIONS["64"].tiny) -> float:
     """Norm of the difference over norm of the truth, or over `tiny` if the truth's norm is smaller."""
     truth = np.asarray(truth)
     return float(np.linalg.norm(np.asarray(value) - truth) / max(float(np.linalg.norm(truth)), tiny))
+
+
+def relative_errors(values: Mapping[str, Array], truths: Mapping[str, Array]) -> dict[str, float]:
+    """That of every tensor, by its name."""
+    return {name: relative_error(values[name], truth) for name, truth in truths.items()}
 
 
 def deviation(name: str, value: ArrayLike, truth: ArrayLike, precision: Precision) -> Deviation:
@@ -72,13 +77,12 @@ def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, precision: Pre
 
     Args:
         network: in the precision and on the device to be checked.
-        images: `(m, inputs)`, floats of that precision, on that device.
-        targets: wanted outputs `(m, outputs)`, likewise.
+        images, targets: `(m, inputs)` and the wanted outputs `(m, outputs)`, floats of that precision, on that device.
         precision: which one that is.
 
     Returns:
-        The deviation of every layer's weighted inputs z(l) and activations a(l), of the cost, and of the gradient with
-        respect to every weight matrix and bias vector, dC/dW(l) and dC/db(l).
+        The deviation of every layer's weighted inputs z(l) and activations a(l), of the cost, and of every gradient,
+        dC/dW(l) and dC/db(l).
     """
     weighted_inputs, activations = network.forward_pass(images)
     cost = quadratic_cost(network(images), targets)
@@ -92,7 +96,8 @@ def compare(network: SigmoidMLP, images: Tensor, targets: Tensor, precision: Pre
         pairs.append((f"z({layer})", weighted_inputs[layer - 1], z.T))
         pairs.append((f"a({layer})", activations[layer], twin_activations[layer].T))
     pairs.append(("cost", cost, twin.cost(x, y)))
-    pairs += zip(parameter_names("dC/d", network.sizes), gradients, mean_gradients(twin, x, y), strict=True)
+    slopes = mean_gradients(twin, x, y)
+    pairs += zip(slopes, gradients, slopes.values(), strict=True)
     return [deviation(name, double(value), truth, precision) for name, value, truth in pairs]
 
 
@@ -104,8 +109,7 @@ def check_gradients(network: SigmoidMLP, digits: Digits, mini_batches: Sequence[
 
     Args:
         network: its weights are copied.
-        digits: the examples.
-        mini_batches: the places of each one's examples, `(m,)`.
+        mini_batches: the places in `digits` of each one's examples, `(m,)`.
         machine: says where torch computes, and in which precision.
     """
     precision, device = PRECISIONS[machine.precision], machine.device

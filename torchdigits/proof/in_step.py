@@ -6,35 +6,19 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from torchdigits.engines.machine import PRECISIONS
-from torchdigits.proof import reference
+from torchdigits.proof import gradients, reference
 from torchdigits.proof.findings import Findings
-from torchdigits.proof.gradients import (
-    TOLERANCES,
-    deviation,
-    double,
-    mean_gradients,
-    parameter_names,
-    parameters_of,
-    relative_error,
-    set_parameters,
-)
 from torchdigits.proof.rounding import rounding_bounds, unit_roundoff
 from torchdigits.proof.runs import Run
 
 
 class Progress(NamedTuple):
-    """How far a run in step is.
+    """How far a run in step is."""
 
-    Attributes:
-        updates: taken and compared.
-        correct, total: test images recognised, and how many there are.
-        findings: of every update so far.
-    """
-
-    updates: int
-    correct: int
-    total: int
-    findings: Findings
+    updates: int  #: taken and compared
+    correct: int  #: test images recognised
+    total: int  #: test images
+    findings: Findings  #: of every update so far
 
 
 class InStep(L.Callback):
@@ -48,41 +32,36 @@ class InStep(L.Callback):
     Args:
         run: what is trained.
         report: called after each epoch.
-
-    Attributes:
-        findings: of every update, by tensor.
     """
 
-    def __init__(self, run: Run, report: Callable[[Progress], object] = lambda progress: None) -> None:
+    def __init__(self, run: Run, report: Callable[[Progress], object]) -> None:
         self.run, self.report = run, report
-        self.findings = Findings(TOLERANCES.get(run.machine.precision))
+        self.findings = Findings(gradients.TOLERANCES.get(run.machine.precision))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mini_batches, self._twin = self.run.mini_batches(), reference.Network(self.run.sizes)
-        self._before = parameters_of(pl_module)
+        self._before = gradients.parameters_of(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        x, y = next(self._mini_batches)
-        twin, before, names = self._twin, self._before, parameter_names("", self.run.sizes)
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        (x, y), twin, before = next(self._mini_batches), self._twin, self._before
         precision = PRECISIONS[self.run.machine.precision]
         u, tolerance = unit_roundoff(precision.eps), self.findings.tolerance or 0.0
-        set_parameters(twin, before)
-        deviations = []
-        if gradients := [double(parameter.grad) for parameter in pl_module.parameters() if parameter.grad is not None]:
-            slopes = parameter_names("dC/d", self.run.sizes)
-            truths = zip(slopes, gradients, mean_gradients(twin, x, y), strict=True)
-            deviations += [deviation(*triple, precision) for triple in truths]
+        gradients.set_parameters(twin, before)
+        slopes = [
+            gradients.double(parameter.grad) for parameter in pl_module.parameters() if parameter.grad is not None
+        ]
+        truths = gradients.mean_gradients(twin, x, y) if slopes else {}
         twin.update_mini_batch(x, y, self.run.learning_rate)
-        after, truth = parameters_of(pl_module), parameters_of(twin)
-        deviations += [deviation(*triple, precision) for triple in zip(names, after, truth, strict=True)]
+        after, truth = gradients.parameters_of(pl_module), gradients.parameters_of(twin)
+        values = dict(zip(truths, slopes, strict=True)) | after
+        truths |= truth
+        deviations = [gradients.deviation(name, value, truths[name], precision) for name, value in values.items()]
 
         # The new weights may differ by the rounding of the subtraction, and by the gradient's error in the step.
-        steps = {name: relative_error(old, new) for name, old, new in zip(names, before, truth, strict=True)}
+        steps = gradients.relative_errors(before, truth)
 
         def bounds() -> dict[str, float]:
-            set_parameters(twin, before)
+            gradients.set_parameters(twin, before)
             errors = rounding_bounds(twin, x, y, precision.eps, precision.tiny)
             return errors | {name: u + errors[f"dC/d{name}"] * step for name, step in steps.items()}
 

@@ -53,8 +53,7 @@ class Network:
         """The gradient of the cost, by the four equations of back-propagation, summed over a mini-batch's examples.
 
         Args:
-            x: images `(784, m)`.
-            y: wanted outputs `(10, m)`.
+            x, y: images `(784, m)` and their wanted outputs `(10, m)`.
 
         Returns:
             `dC/dW` and `dC/db`, layer by layer, of the shapes of `weights` and `biases`.
@@ -92,13 +91,12 @@ class Network:
         """Train by mini-batch stochastic gradient descent; the last mini-batch of an epoch may be shorter.
 
         Args:
-            x: training images `(784, N)`.
-            y: their wanted outputs `(10, N)`.
+            x, y: training images `(784, N)` and their wanted outputs `(10, N)`.
             epochs: passes over the images, each in a new order.
             mini_batch_size: examples in a mini-batch.
             eta: learning rate.
-            after_epoch: called with the number of each epoch, from 0, as it ends. The original prints the number of
-                test images that `evaluate` counts.
+            after_epoch: called with the number of each epoch, from 0, as it ends. The original prints what `evaluate`
+                counts.
         """
         for epoch in range(epochs):
             order = self.rng.permutation(x.shape[1])

@@ -24,8 +24,7 @@ def rounding_bounds(network: Network, x: Array, y: Array, eps: float, tiny: floa
 
     Args:
         network: has the weights of both programs.
-        x: images `(inputs, m)`.
-        y: wanted outputs `(outputs, m)`.
+        x, y: images `(inputs, m)` and their wanted outputs `(outputs, m)`.
         eps: spacing, at 1, of the numbers that torch multiplies.
         tiny: a tensor with a smaller norm counts as if it had this one, as in `relative_error`.
     """

@@ -28,33 +28,22 @@ from torchdigits.proof.reference import Array
 
 @dataclass(frozen=True)
 class Run:
-    """A training run to be followed.
-
-    Attributes:
-        splits: the dataset.
-        sizes: neurons in each layer.
-        batch_size: examples in a mini-batch.
-        learning_rate: eta.
-        seed: of the first weights and of each epoch's order, as in `train`.
-        engine: `eager` or `compiled`.
-        machine: where torch computes, and in which precision.
-    """
+    """A training run to be followed."""
 
     splits: DigitSplits
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  #: neurons in each layer
     batch_size: int
     learning_rate: float
-    seed: int
-    engine: str
-    machine: Machine
+    seed: int  #: of the first weights and of each epoch's order, as in `train`
+    engine: str  #: `eager` or `compiled`
+    machine: Machine  #: where torch computes, and in which precision
 
     def mini_batches(self) -> Iterator[tuple[Array, Array]]:
         """The reference's, one epoch after the other: images `(784, m)` and wanted outputs `(10, m)`."""
         images, labels = (tensor.numpy() for tensor in self.splits.training)
         for epoch in count():
-            order = epoch_order(len(labels), self.seed, epoch).numpy()
-            for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
+            order = epoch_order(len(labels), self.seed, epoch)
+            for chosen in map(np.asarray, torch.split(order, self.batch_size)):
                 yield reference.columns(images[chosen]), reference.one_hot(labels[chosen], self.sizes[-1])
 
     def answers(self, module: L.LightningModule, trainer: L.Trainer) -> NDArray[np.int64]:
@@ -68,8 +57,7 @@ class Run:
 
         Args:
             follower: is called by Lightning.
-            epochs: passes over the training images, at most.
-            updates: after which training ends; -1 for no limit.
+            epochs, updates: after which training ends, whichever comes first; -1 updates for no limit.
             block_size: updates that the compiled engine takes between two calls of the follower, at most.
         """
         torch.manual_seed(self.seed)
@@ -81,10 +69,6 @@ class Run:
             classifier, engine = choose_engine(
                 self.engine, classifier, self.splits.training, self.batch_size, epochs, self.machine, block_size
             )
-            datamodule = DigitsDataModule(
-                self.splits, batch_size=self.batch_size, seed=self.seed, block_size=engine.block_size
-            )
-            trainer = self.machine.trainer(
-                max_epochs=epochs, max_steps=updates, callbacks=[follower], limit_val_batches=0
-            )
-            trainer.fit(classifier, datamodule)
+            datamodule = DigitsDataModule(self.splits, None, self.batch_size, self.seed, engine.block_size)
+            limits = {"max_epochs": epochs, "max_steps": updates, "limit_val_batches": 0}
+            self.machine.trainer(callbacks=[follower], **limits).fit(classifier, datamodule)

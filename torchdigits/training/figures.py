@@ -14,7 +14,7 @@ def plot_learning_curves(rows: Sequence[Mapping[str, float]], title: str, path: 
         title: what was trained, and how.
         path: the file to write.
     """
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(9, 4)
     epochs = [row["epoch"] for row in rows]
@@ -35,5 +35,5 @@ def plot_learning_curves(rows: Sequence[Mapping[str, float]], title: str, path: 
         open_grid(axes)
         axes.legend(edgecolor="none", fontsize=9)
         if quantity == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g}%")
     save_figure(figure, title, path)

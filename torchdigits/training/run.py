@@ -84,7 +84,7 @@ def train(
     options = replace(options, devices=machine.devices)
     if saved is not None:
         options.check_goes_on_from(saved.options, saved.folder, len(saved.rows))
-    splits, fingerprint = _dataset(options, saved)
+    splits, dataset = _dataset(options, saved)
     torch.manual_seed(options.seed)
     classifier = DigitClassifier(options.sizes, options.learning_rate)
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ def train(
         if is_first_process():
             on_start(output, engine)
         chosen = options.to_plain() | {"accelerator": machine.accelerator, "engine": engine.name}
-        state = {"options": chosen, "fingerprint": fingerprint}
+        state = {"options": chosen, "fingerprint": dataset["sha256"]}
         record = EpochRecord(output, state, [] if saved is None else saved.rows)
         datamodule = DigitsDataModule(
             splits, batch_size=options.batch_size, seed=options.seed, block_size=engine.block_size
@@ -107,17 +107,17 @@ def train(
         test = measure(network, splits.test)
         finished = TrainedRun(folder, engine, record.rows, best_of(record.rows), test, advice(network, splits.test))
         if is_first_process():
-            _write_results(finished, options, machine, splits, fingerprint)
+            _write_results(finished, options, machine, dataset)
     return finished
 
 
-def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits, str]:
-    """The dataset and its fingerprint, which must be the resumed run's."""
+def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits, dict[str, Any]]:
+    """The dataset and its summary, which must be the resumed run's."""
     splits = load_splits(options.dataset, options.data_dir)
-    fingerprint = splits.fingerprint()
-    if saved is not None and fingerprint != saved.fingerprint:
+    summary = splits.summary()
+    if saved is not None and summary["sha256"] != saved.fingerprint:
         raise DataError(f"{options.dataset} has other images or labels than the run in {saved.folder} was begun with")
-    return splits, fingerprint
+    return splits, summary
 
 
 def _fit(
@@ -149,18 +149,15 @@ def _fit(
     return checkpoints.folder
 
 
-def _write_results(
-    finished: TrainedRun, options: TrainOptions, machine: Machine, splits: DigitSplits, fingerprint: str
-) -> None:
+def _write_results(finished: TrainedRun, options: TrainOptions, machine: Machine, dataset: dict[str, Any]) -> None:
     """Write run.json and draw curve.png."""
-    sizes = {name: len(part.labels) for name, part in splits._asdict().items()}
     record = {
         "options": options.to_plain(),
         "engine": finished.engine.name,
         "why": finished.engine.why,
         "versions": versions_here(),
         "hardware": asdict(machine) | {"device": machine.name},
-        "dataset": {"sha256": fingerprint} | sizes,
+        "dataset": dataset,
         "best": finished.best,
         "test": {"correct": finished.test.correct, "total": finished.test.total},
     }

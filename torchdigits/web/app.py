@@ -18,12 +18,12 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from torchdigits import __version__
 from torchdigits.errors import ImageError
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.recognition.card import card_facts
 from torchdigits.recognition.pictures import FORMATS
 from torchdigits.recognition.recognizer import Recognition, Recognizer
+from torchdigits.version import __version__
 from torchdigits.web.middleware import MAX_BYTES, Middleware, error_response
 
 IN_MEMORY = 1_000_000  # bytes of a picture; a longer one is kept on the disk
