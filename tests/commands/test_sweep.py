@@ -217,7 +217,7 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path
         "\0",
     ):
         table.write_text(damaged)
-        assert_one_line_error(run_script(*again), "sweep.csv is not a table of this sweep")
+        assert_one_line_error(run_script(*again), "sweep.csv is not")
     table.write_text(good)
     for damaged in ("", "[]", '{"options": 3}', '{"options": ' + good):
         record.write_text(damaged)

@@ -10,7 +10,7 @@ from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.errors import OptionError
 from torchdigits.population.ensemble import LOST, Ensemble
 from torchdigits.population.members import Member, Row, population
-from torchdigits.population.slices import memory_for_slices, slices_of, slices_worth_compiling, train_slices
+from torchdigits.population.slices import memory_for_slices, slices_of, train_slices, why_not_compiled
 from torchdigits.proof.gradients import relative_error
 
 CPU = torch.device("cpu")
@@ -56,11 +56,11 @@ def assert_same(network: SigmoidMLP, expected: SigmoidMLP, tolerance: float) -> 
 def test_networks_of_a_population_are_those_that_lightning_trains(digits: DigitSplits) -> None:
     epochs = 3
     expected = [trained_by_lightning(member, digits, epochs) for member in MEMBERS]
-    stack = Ensemble((784, 30, 10), 4, digits, CPU, torch.float64)  # one more than there are members
+    ensemble = Ensemble((784, 30, 10), 4, digits, CPU, torch.float64)  # one more than there are members
     for outcome in ("uncompiled", "compiled"):
         if outcome == "compiled":
-            assert stack.compile() == "compiled"
-        trained = stack.train(MEMBERS, epochs)
+            assert ensemble.compile() == "compiled"
+        trained = ensemble.train(MEMBERS, epochs)
         assert [row[:2] for row in trained.rows] == [(member, epoch) for epoch in (1, 2, 3) for member in MEMBERS]
         for network, classifier in zip(trained.networks, expected, strict=True):
             assert_same(network, classifier.network, 1e-11)
@@ -90,8 +90,8 @@ def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:
 def test_of_equally_good_networks_the_first_is_the_best_and_kept(digits: DigitSplits) -> None:
     # Steps so small that no answer changes: two networks of a seed, after each of two epochs, are equally good.
     members = [Member((4,), rate, 0) for rate in (1e-5, 2e-5)]
-    stack = Ensemble((784, 4, 10), 2, digits, CPU, torch.float64)
-    trained, first = stack.train(members, 2), stack.train(members, 1).networks[0]
+    ensemble = Ensemble((784, 4, 10), 2, digits, CPU, torch.float64)
+    trained, first = ensemble.train(members, 2), ensemble.train(members, 1).networks[0]
     assert len({row.validation_correct for row in trained.rows}) == 1
     assert trained.best == trained.rows[0]
     assert trained.best_network is not None
@@ -120,14 +120,14 @@ def test_a_digit_is_lost_if_under_half_of_its_test_images_are_recognised() -> No
 def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) -> None:
     # Sigmoid neurons saturate, and learn no more: only a rate that is no float32 itself makes their weights overflow.
     sound, wild = Member((30,), 3.0, 0), Member((30,), 1e39, 0)
-    stack = Ensemble(sound.sizes, 2, digits, CPU)
-    alone, together = stack.train([sound], 2), stack.train([wild, sound], 2)
+    ensemble = Ensemble(sound.sizes, 2, digits, CPU)
+    alone, together = ensemble.train([sound], 2), ensemble.train([wild, sound], 2)
     assert [row for row in together.rows if row.member == sound] == alone.rows
     assert [row for row in together.rows if row.member == wild] == [
         Row(wild, epoch, None, None, "") for epoch in (1, 2)
     ]
     assert together.best == alone.best
-    assert stack.train([wild], 1).best is None
+    assert ensemble.train([wild], 1).best is None
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -170,8 +170,8 @@ def test_without_a_compiler_a_population_is_trained_all_the_same(
 
 def test_compiling_a_population_pays_from_10_000_updates_on() -> None:
     splits = DigitSplits(*[pictures_of("0123", "0123")] * 3)  # of four images: an update an epoch
-    assert slices_worth_compiling([MEMBERS[:1]], splits, epochs=10_000)
-    assert not slices_worth_compiling([MEMBERS[:1]], splits, epochs=9_999)
+    assert why_not_compiled([MEMBERS[:1]], splits, epochs=10_000) == ""
+    assert "9,999 updates are too few" in why_not_compiled([MEMBERS[:1]], splits, epochs=9_999)
 
 
 def test_slices_are_alike_and_fit_memory() -> None:
@@ -209,11 +209,11 @@ def test_what_makes_no_population_is_refused(
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gpu_trains_the_same_networks(compiled: bool, digits: DigitSplits) -> None:
     expected = Ensemble((784, 30, 10), 3, digits, CPU, torch.float64).train(MEMBERS, 3)
-    stack = Ensemble((784, 30, 10), 3, digits, torch.device("cuda"), torch.float64)
+    ensemble = Ensemble((784, 30, 10), 3, digits, torch.device("cuda"), torch.float64)
     if compiled:
-        assert stack.compile() == "compiled"
+        assert ensemble.compile() == "compiled"
     for _ in range(2):
-        trained = stack.train(MEMBERS, 3)
+        trained = ensemble.train(MEMBERS, 3)
         assert trained.rows == expected.rows
         for network, wanted in zip(trained.networks, expected.networks, strict=True):
             assert_same(network, wanted, 1e-11)

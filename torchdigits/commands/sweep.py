@@ -4,11 +4,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -18,9 +18,9 @@ from torchdigits.data.datasets import DigitSplits, load_splits
 from torchdigits.engines.machine import find_machine, quiet, versions_here
 from torchdigits.errors import OptionError
 from torchdigits.population.ensemble import Trained
-from torchdigits.population.figures import Spread, plot_spreads, plot_strips
+from torchdigits.population.figures import draw_sweep
 from torchdigits.population.folder import BEST, SweepFolder, cells_of, opened
-from torchdigits.population.members import Row, SweepOptions
+from torchdigits.population.members import Row, SweepOptions, in_words
 from torchdigits.population.slices import memory_for_slices, slices_of, train_slices
 from torchdigits.population.statistics import Summary, summarise
 
@@ -28,12 +28,12 @@ _EPOCHS_SHOWN = (1, 5, 10)  # of a single setting, beside the last
 
 
 class _Place(NamedTuple):
-    """Where a sweep trains: a device, what it is called, what a slice may take there, and what trains slices."""
+    """Where a sweep trains: a device, its name, the bytes that a slice may take there, and what trains slices."""
 
     device: torch.device
     name: str
     memory: int
-    obstacle: str
+    obstacle: str  # to compiling
     train: Callable[..., Iterator[Trained]]
 
 
@@ -63,39 +63,40 @@ def sweep(
         DataError: the dataset cannot be had, or the sweep to go on with is damaged.
         Interrupted: Ctrl-C or SIGTERM came.
     """
-    finished = 0
-
-    def kept() -> str:
-        if not finished:
-            return "no network was finished, nothing is kept"
-        command = command_line("sweep", *options_given(), *([] if resume else ["--resume"]))
-        return f"{finished} of {len(options.members())} networks are kept; go on with {command}"
-
-    with catching_signals(kept), ExitStack() as stack, quiet():
+    folder: SweepFolder | None = None
+    with catching_signals(lambda: _kept(folder, options, resume)), ExitStack() as stack, quiet():
         place = _place(accelerator, cluster, stack)
         splits = load_splits(options.dataset, data_dir)
         folder = stack.enter_context(opened(output, options, resume))
-        finished = before = folder.finished
-        start = time.perf_counter()
-        with _Watch(len(options.members()) * options.epochs, before * options.epochs) as watch:
-            for trained in _slices(folder, place, splits, watch):
-                folder.add(trained)
-                finished = folder.finished
-                watch.say(f"{finished} of {len(options.members())} networks")
-        seconds = time.perf_counter() - start - watch.seconds
-        if finished > before:
-            part = {"networks": finished - before, "seconds": round(seconds, 1), "compiling": round(watch.seconds, 1)}
-            folder.parts.append(part | {"device": place.name, "versions": versions_here()})
+        part = _train(folder, place, splits)
         summaries, dataset = summarise(folder.rows), splits.summary()
         best = folder.best and cells_of(folder.best)
         folder.record({"dataset": dataset, "best": best, "summaries": [each._asdict() for each in summaries]})
-    _draw(folder.rows, options.epochs, dataset["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
+    draw_sweep(folder.rows, dataset["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
     _show(summaries, options.epochs, dataset["test"])
-    if finished > before:
-        each = seconds / (finished - before) / options.epochs
-        print(f"Trained in {seconds:.1f} s, {each:.3f} s a network and epoch")
+    if part["networks"]:
+        each = part["seconds"] / part["networks"] / options.epochs
+        print(f"Trained in {part['seconds']:.1f} s, {each:.3f} s a network and epoch")
     if folder.best is not None:
         _praise(folder.best, dataset["validation"], dataset["test"], output)
+
+
+def _kept(folder: SweepFolder | None, options: SweepOptions, resume: bool) -> str:
+    """What is kept of a sweep that ends early, and the command that goes on with it.
+
+    Args:
+        folder: the sweep's, if it has been opened already.
+        options: of the sweep.
+        resume: whether it had been begun before.
+    """
+    if folder is None and resume:
+        kept = "what was finished before is kept"
+    elif folder is None or not folder.finished:
+        return "no network was finished, nothing is kept"
+    else:
+        kept = f"{folder.finished} of {len(options.members())} networks are kept"
+    command = command_line("sweep", *options_given(), *([] if resume else ["--resume"]))
+    return f"{kept}; go on with {command}"
 
 
 def _place(accelerator: str, cluster: str | None, stack: ExitStack) -> _Place:
@@ -113,39 +114,30 @@ def _place(accelerator: str, cluster: str | None, stack: ExitStack) -> _Place:
     return _Place(device, name, memory, "", ray_cluster.train_slices)
 
 
-def _slices(folder: SweepFolder, place: _Place, splits: DigitSplits, watch: "_Watch") -> Iterator[Trained]:
-    """What becomes of each slice that is missing in the folder."""
-    slices = slices_of(folder.missing(), place.device, place.memory)
+def _train(folder: SweepFolder, place: _Place, splits: DigitSplits) -> dict[str, Any]:
+    """Train the networks that the folder lacks; how many they were, where they were trained, and for how long."""
+    before, epochs, total = folder.finished, folder.options.epochs, len(folder.options.members())
+    slices, waited = slices_of(folder.missing(), place.device, place.memory), 0.0
+
+    def compiling(outcome: str, seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        print(outcome[0].upper() + outcome[1:] + (f", in {seconds:.1f} s" if seconds else ""), flush=True)
+
     if place.obstacle:
-        watch.compiling(f"not compiled: {place.obstacle}", 0)
-    compiled, epochs = not place.obstacle, folder.options.epochs
-    return place.train(slices, splits, epochs, place.device, compiled, watch.compiling, watch.advance)
-
-
-class _Watch:
-    """Progress: a line for each slice, and on a terminal a bar below."""
-
-    def __init__(self, total: int, completed: int) -> None:
-        self._bar = progress_bar()
-        self._task = self._bar.add_task("training", total=total, completed=completed)
-        self.seconds = 0.0  # that compiling took
-
-    def __enter__(self) -> "_Watch":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-
-    def compiling(self, outcome: str, seconds: float) -> None:
-        self.seconds += seconds
-        self.say(f"{outcome.capitalize()}, in {seconds:.1f} s" if seconds else outcome.capitalize())
-
-    def advance(self, epochs: float) -> None:
-        self._bar.advance(self._task, epochs)
+        compiling(f"not compiled: {place.obstacle}", 0)
+    start, bar = time.perf_counter(), progress_bar()
+    advance = partial(bar.advance, bar.add_task("training", total=total * epochs, completed=before * epochs))
+    with nullcontext() if bar.disable else bar:  # else rich before 15 ends with an empty line
+        for trained in place.train(slices, splits, epochs, place.device, not place.obstacle, compiling, advance):
+            folder.add(trained)
+            print(f"{folder.finished} of {total} networks", flush=True)
+    seconds = time.perf_counter() - start - waited
+    part: dict[str, Any] = {"device": place.name, "versions": versions_here()}
+    part |= {"networks": folder.finished - before, "seconds": round(seconds, 3), "compiling": round(waited, 3)}
+    if part["networks"]:
+        folder.parts.append(part)
+    return part
 
 
 def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
@@ -154,7 +146,7 @@ def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
     shown = {epochs} if len(kinds) > 1 else {*_EPOCHS_SHOWN, epochs}
     summaries = [summary for summary in summaries if summary.epoch in shown]
     names = [
-        (_in_words(summary.hidden), f"learning rate {summary.learning_rate:g}", f"epoch {summary.epoch}")
+        (in_words(summary.hidden), f"learning rate {summary.learning_rate:g}", f"epoch {summary.epoch}")
         for summary in summaries
     ]
     # What all have in common is in the title, what tells them apart in the first column.
@@ -184,36 +176,12 @@ def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
     console.print(table)
 
 
-def _draw(rows: Sequence[Row], epochs: int, images: int, what: str, folder: Path) -> None:
-    """Draw the accuracies of all networks that have not diverged, by epoch and in the end."""
-    kinds: dict[tuple[tuple[int, ...], float], dict[int, list[Row]]] = {}
-    for row in rows:
-        kinds.setdefault(row.member[:2], {}).setdefault(row.member.seed, []).append(row)
-    several_layers, several_rates = (len(set(values)) > 1 for values in zip(*kinds, strict=True))
-    spreads = []
-    for (hidden, rate), networks in sorted(kinds.items()):
-        layers, learning_rate = _in_words(hidden), f"learning rate {rate:g}"
-        sound = [each for each in networks.values() if all(row.test_correct is not None for row in each)]
-        shares = [(row.test_correct or 0) / images for each in sound for row in each]
-        label = ", ".join([layers] * several_layers + [learning_rate] * several_rates) or "all"
-        lost = [place for place, each in enumerate(sound) if each[-1].lost_digits]
-        spreads.append(Spread(label, np.reshape(shares, (len(sound), epochs)), lost))
-    common = [layers] * (not several_layers) + [learning_rate] * (not several_rates)
-    title = ", ".join([*common, what])
-    plot_spreads(spreads, title, folder / "accuracy.png")
-    plot_strips(spreads, title, folder / "final.png")
-
-
 def _praise(best: Row, validation: int, test: int, folder: Path) -> None:
     hidden, rate, seed = best.member
     checkpoint = shlex.quote(str(folder / BEST))
     print(
-        f"Best: {_in_words(hidden)}, learning rate {rate:g}, seed {seed}, epoch {best.epoch}:"
+        f"Best: {in_words(hidden)}, learning rate {rate:g}, seed {seed}, epoch {best.epoch}:"
         f" {best.validation_correct} / {validation} validation, {best.test_correct} / {test} test"
     )
     print(f"Saved as {checkpoint}; use it with")
     print(f"    {command_line('predict', '--checkpoint', folder / BEST)} PICTURE")
-
-
-def _in_words(hidden: tuple[int, ...]) -> str:
-    return "-".join(map(str, (784, *hidden, 10)))

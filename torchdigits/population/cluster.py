@@ -19,7 +19,7 @@ from torchdigits.engines.machine import quiet, torch_settings
 from torchdigits.errors import OptionError, root_cause
 from torchdigits.population.ensemble import Ensemble, Trained
 from torchdigits.population.members import Member
-from torchdigits.population.slices import NOT_WORTH_COMPILING, memory_for_slices, slices_worth_compiling
+from torchdigits.population.slices import memory_for_slices, why_not_compiled
 
 _RETRIES = 3  # of a slice, after its process or machine has died
 _SECONDS = 15  # to wait for an answer: Ray itself would wait for minutes, and then end the process
@@ -27,13 +27,13 @@ _SECONDS = 15  # to wait for an answer: Ray itself would wait for minutes, and t
 
 @contextmanager
 def connected(address: str) -> Iterator[str]:
-    """Be connected to the cluster, and know in words what it is.
+    """Connect to a cluster; yield what it is, in words.
 
     Args:
         address: HOST:PORT of its head, or auto for the one that this machine is part of.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no cluster.
     """
     host, _, port = address.rpartition(":")
     if address != "auto" and not (host and port.isdecimal()):
@@ -59,10 +59,10 @@ def connected(address: str) -> Iterator[str]:
 
 
 def choose_device(accelerator: str) -> tuple[torch.device, int]:
-    """Where the cluster is to train, and the bytes of memory that a slice may take there.
+    """The device on which the cluster trains, and the bytes of memory that a slice may take there.
 
     Raises:
-        OptionError: it has no such processor, or no torchdigits.
+        OptionError: the cluster has no such processor, or no torchdigits.
     """
     kind = "GPU" if accelerator == "gpu" or (accelerator == "auto" and _count("GPU")) else "CPU"
     if not _count(kind):
@@ -81,9 +81,9 @@ def train_slices(
     compiling: Callable[[str, float], None],
     advance: Callable[[float], None],
 ) -> Iterator[Trained]:
-    """As `population.train_slices`, but a task of the cluster each, on one CPU or one GPU.
+    """Train slices as `slices.train_slices` does, but each as a task of the cluster, on one CPU or one GPU.
 
-    Where the cluster itself is lost, Ray ends this process.
+    If the cluster itself is lost, Ray ends this process.
 
     Raises:
         OptionError: a slice's process died again and again.
@@ -93,9 +93,9 @@ def train_slices(
     for hidden in dict.fromkeys(members[0].hidden for members in slices):
         alike = [list(members) for members in slices if members[0].hidden == hidden]
         count = max(map(len, alike))
-        worth = compiled and slices_worth_compiling(alike, splits, epochs)
+        obstacle = why_not_compiled(alike, splits, epochs) if compiled else "not compiled"
         # In a list, the dataset stays a reference: a process fetches it once, not for each slice.
-        tasks += [task.remote([shared], count, members, epochs, device, worth) for members in alike]
+        tasks += [task.remote([shared], count, members, epochs, device, obstacle) for members in alike]
     engines = set()
     while tasks:
         (done,), tasks = ray.wait(tasks)
@@ -131,18 +131,18 @@ def _on(device: torch.device) -> Any:
 
 
 def _train(
-    shared: list[Any], count: int, members: list[Member], epochs: int, device: torch.device, compiled: bool
+    shared: list[Any], count: int, members: list[Member], epochs: int, device: torch.device, obstacle: str
 ) -> tuple[str, Trained]:
-    """A slice, in a process of the cluster; and whether its updates are compiled."""
+    """Train a slice in a process of the cluster; whether its updates are compiled, and what became of it."""
     with quiet(), torch_settings(0, torch.float32):
-        engine, stack = _stack(shared[0], members[0].sizes, count, device, compiled)
-        return engine, stack.train(members, epochs)
+        engine, ensemble = _ensemble(shared[0], members[0].sizes, count, device, obstacle)
+        return engine, ensemble.train(members, epochs)
 
 
 @lru_cache(maxsize=1)
-def _stack(
-    shared: Any, sizes: tuple[int, ...], count: int, device: torch.device, compiled: bool
+def _ensemble(
+    shared: Any, sizes: tuple[int, ...], count: int, device: torch.device, obstacle: str
 ) -> tuple[str, Ensemble]:
-    """A process that trains many slices, as Ray's do on CPUs, compiles for the first."""
-    stack = Ensemble(sizes, count, ray.get(shared), device)
-    return stack.compile() if compiled else NOT_WORTH_COMPILING, stack
+    """Kept for the next slice, as Ray's processes train many on CPUs: they compile for the first alone."""
+    ensemble = Ensemble(sizes, count, ray.get(shared), device)
+    return obstacle or ensemble.compile(), ensemble

@@ -93,7 +93,7 @@ class Ensemble:
         """Train a slice.
 
         Args:
-            members: 1 to `count`, all of this stack's layers.
+            members: 1 to `count`, all of this ensemble's layers.
             epochs: passes over the training images.
             after_block: is told how many epochs have been passed, in parts too; may raise, to stop.
         """

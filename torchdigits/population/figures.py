@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchdigits.figures import COLOURS, LINE_STYLES, new_figure, open_grid, save_figure
+from torchdigits.population.members import Row, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +28,38 @@ class Spread(NamedTuple):
     lost: Sequence[int] = ()
 
 
+def draw_sweep(rows: Sequence[Row], images: int, what: str, folder: Path) -> None:
+    """Draw the accuracies of all networks that have not diverged: accuracy.png by epoch, final.png after the last.
+
+    Args:
+        rows: of all networks, those of a network in the order of its epochs.
+        images: number of test images.
+        what: what else the title says, such as the dataset.
+        folder: where to save the figures.
+    """
+    settings: dict[tuple[tuple[int, ...], float], dict[int, list[Row]]] = {}
+    for row in rows:
+        settings.setdefault(row.member[:2], {}).setdefault(row.member.seed, []).append(row)
+    several_layers, several_rates = (len(set(values)) > 1 for values in zip(*settings, strict=True))
+    spreads = []
+    for (hidden, rate), networks in sorted(settings.items()):
+        names = in_words(hidden), f"learning rate {rate:g}"
+        label = ", ".join([names[0]] * several_layers + [names[1]] * several_rates) or "all"
+        sound = [each for each in networks.values() if all(row.test_correct is not None for row in each)]
+        shares = [[(row.test_correct or 0) / images for row in each] for each in sound]
+        accuracies = np.reshape(shares, (len(sound), rows[-1].epoch))
+        spreads.append(Spread(label, accuracies, [place for place, each in enumerate(sound) if each[-1].lost_digits]))
+    title = ", ".join([names[0]] * (not several_layers) + [names[1]] * (not several_rates) + [what])
+    plot_spreads(spreads, title, folder / "accuracy.png")
+    plot_strips(spreads, title, folder / "final.png")
+
+
 def plot_spreads(spreads: Sequence[Spread], title: str, path: Path) -> None:
     """Draw how the accuracies of each setting's networks lie about their median, epoch by epoch, and save it at `path`.
 
     Args:
         spreads: one or more settings, drawn over each other; beyond eight, they are not easily told apart.
-        title: what was trained, and how; it comes to say what is drawn.
+        title: what was trained, and how. What is drawn is added.
         path: the file to write.
     """
     from matplotlib.ticker import MaxNLocator
@@ -79,7 +106,7 @@ def plot_strips(spreads: Sequence[Spread], title: str, path: Path) -> None:
 
     Args:
         spreads: one or more settings.
-        title: what was trained, and how; it comes to say what is drawn.
+        title: what was trained, and how. What is drawn is added.
         path: the file to write.
     """
     figure = new_figure(max(1.35 * len(spreads) + 1, 5), 5)

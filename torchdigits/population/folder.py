@@ -13,7 +13,7 @@ from torchdigits.files.networks import save_network
 from torchdigits.files.reading import reading
 from torchdigits.files.writing import locked, make_empty_folder, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
-from torchdigits.population.members import Member, Row, SweepOptions, layers_of
+from torchdigits.population.members import Member, Row, SweepOptions, hyphenated, layers_of
 
 TABLE, RECORD, BEST = "sweep.csv", "sweep.json", "best.ckpt"
 _COLUMNS = ("hidden", "learning_rate", "seed", "epoch", "validation_correct", "test_correct", "lost_digits")
@@ -59,14 +59,13 @@ class SweepFolder:
         remove_parts(self.folder)
         if not (table := self.folder / TABLE).exists():
             return
-        with reading(table, "table of this sweep", DataError):
-            self.rows = read_rows(table)
-            epochs: dict[Member, list[int]] = {}
-            for row in self.rows:
-                epochs.setdefault(row.member, []).append(row.epoch)
-            wanted = list(range(1, self.options.epochs + 1))
-            if not epochs.keys() <= self._order.keys() or any(found != wanted for found in epochs.values()):
-                raise ValueError("other networks or epochs")
+        self.rows = read_rows(table)
+        epochs: dict[Member, list[int]] = {}
+        for row in self.rows:
+            epochs.setdefault(row.member, []).append(row.epoch)
+        wanted = list(range(1, self.options.epochs + 1))
+        if not epochs.keys() <= self._order.keys() or any(found != wanted for found in epochs.values()):
+            raise DataError(f"{table} is not the table of this sweep: it has other networks or epochs")
         self.best = self._best(self.rows)
         self._settle_best()
 
@@ -125,7 +124,7 @@ class SweepFolder:
 
 @contextmanager
 def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepFolder]:
-    """The sweep in a folder, to which no other process can write meanwhile. It vanishes if no slice was finished.
+    """The sweep in a folder, to which no other process can write meanwhile. If no slice was finished, it is emptied.
 
     Raises:
         OptionError, DataError: the folder is not empty, or in use, or there is nothing in it to go on with.
@@ -149,16 +148,12 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
 
 
 def read_rows(table: Path) -> list[Row]:
-    """The rows of a sweep.csv.
-
-    Raises:
-        ValueError, KeyError, OSError, and others: it is not one.
-    """
-    with table.open(encoding="utf-8", newline="") as file:
+    """The rows of a sweep.csv. Raises DataError if it is not one."""
+    with reading(table, "table of a sweep", DataError), table.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         rows = [_row(cells) for cells in reader]
-    if tuple(reader.fieldnames or ()) != _COLUMNS:
-        raise ValueError("other columns")
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise ValueError("other columns")
     return rows
 
 
@@ -172,7 +167,7 @@ def _alike(one: Any, other: Any) -> bool:
 def cells_of(row: Row) -> dict[str, Any]:
     """As in sweep.csv; of a network that has diverged, there are no counts."""
     member, *results = row
-    return dict(zip(_COLUMNS, ("-".join(map(str, member.hidden)), *member[1:], *results), strict=True))
+    return dict(zip(_COLUMNS, (hyphenated(member.hidden), *member[1:], *results), strict=True))
 
 
 def _row(cells: dict[str, str]) -> Row:

@@ -51,7 +51,7 @@ def population(
     Raises:
         OptionError: nothing is named, something is named twice, or a value is out of range.
     """
-    words = ["-".join(map(str, layers)) for layers in hidden]
+    words = [hyphenated(layers) for layers in hidden]
     for what, values in (("hidden layers", words), ("learning rate", learning_rates), ("seed", seeds)):
         if not values:
             raise OptionError(f"{what}: name one or more")
@@ -65,6 +65,16 @@ def population(
     for seed in seeds:
         check_seed(seed)
     return [Member(layers, rate, seed) for layers, seed, rate in product(hidden, seeds, learning_rates)]
+
+
+def in_words(hidden: tuple[int, ...]) -> str:
+    """All layers of a network with these hidden ones, such as 784-30-10."""
+    return hyphenated((784, *hidden, 10))
+
+
+def hyphenated(layers: tuple[int, ...]) -> str:
+    """Layers in words, such as 30-30; `layers_of` reads them."""
+    return "-".join(map(str, layers))
 
 
 def layers_of(text: str) -> tuple[int, ...]:

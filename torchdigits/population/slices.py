@@ -9,26 +9,24 @@ from itertools import groupby, pairwise
 import torch
 
 from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines.choice import BLOCK_SIZE, worth_compiling
+from torchdigits.engines.choice import BLOCK_SIZE, too_few, worth_compiling
 from torchdigits.engines.machine import torch_settings
 from torchdigits.population.ensemble import IMAGES_AT_ONCE, Ensemble, Trained
 from torchdigits.population.members import Member
 
-NOT_WORTH_COMPILING = "not compiled, as these updates are too few to be worth compiling"
 # Networks in a slice, at most. On a CPU, more are no faster: measured with 2 to 16.
 _SLICE = {"cpu": 8, "cuda": 256, "mps": 256}
 
 
 def memory_for_slices(device: torch.device) -> int:
-    """Bytes that a slice may take there: half of what a GPU has left; little on a CPU, which trains several at once."""
+    """Bytes that a slice may take there: half of a GPU's free memory; 1 GiB on a CPU, which trains several at once."""
     return int(torch.cuda.mem_get_info(device)[0]) // 2 if device.type == "cuda" else 2**30
 
 
 def slices_of(members: Sequence[Member], device: torch.device, memory: int, batch_size: int = 10) -> list[list[Member]]:
     """Cut a population into slices that are trained as one: of the same layers, of equal size, and that fit memory.
 
-    How many of them are trained at a time does not matter for it: so a population has the same slices, and the same
-    results, on any number of threads or machines of the same kind.
+    A population has the same slices, and so the same results, on any number of threads or machines of the same kind.
     """
     slices = []
     for hidden in dict.fromkeys(member.hidden for member in members):
@@ -44,9 +42,10 @@ def slices_of(members: Sequence[Member], device: torch.device, memory: int, batc
     return slices
 
 
-def slices_worth_compiling(slices: Sequence[Sequence[Member]], splits: DigitSplits, epochs: int) -> bool:
-    """Whether slices of the same layers take enough updates together for compiling to pay; mini-batches are of 10."""
-    return worth_compiling(len(slices) * epochs * -(-len(splits.training.labels) // 10))
+def why_not_compiled(slices: Sequence[Sequence[Member]], splits: DigitSplits, epochs: int) -> str:
+    """The words if slices of the same layers take too few updates together, of 10 examples each; else nothing."""
+    updates = len(slices) * epochs * -(-len(splits.training.labels) // 10)
+    return "" if worth_compiling(updates) else f"not compiled, {too_few(updates)}"
 
 
 def train_slices(
@@ -58,21 +57,21 @@ def train_slices(
     compiling: Callable[[str, float], None],
     advance: Callable[[float], None],
 ) -> Iterator[Trained]:
-    """Train slices on this machine, on a CPU as many at a time as torch has threads; each as soon as it is done.
+    """Train slices on this machine, on a CPU as many at a time as torch has threads; yield each when it is done.
 
     Args:
-        slices: of `slices_of`, or some of them.
+        slices: what `slices_of` returns, or a part of it.
         splits: the dataset.
         epochs: passes over the training images.
         device: where to train.
         compiled: whether to compile the updates, if torch can and it pays.
-        compiling: is told whether it is done, and why not, and the seconds it took.
-        advance: is told of progress, in networks times epochs; several threads call it.
+        compiling: called with what became of that, in words, and the seconds that it took.
+        advance: called with the progress, in networks times epochs, by several threads.
     """
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     stop = threading.Event()
 
-    def train(stack: Ensemble, members: Sequence[Member]) -> Trained:
+    def train(ensemble: Ensemble, members: Sequence[Member]) -> Trained:
         before = 0.0
 
         def after_block(passed: float) -> None:
@@ -82,24 +81,24 @@ def train_slices(
             advance((passed - before) * len(members))
             before = passed
 
-        return stack.train(members, epochs, after_block)
+        return ensemble.train(members, epochs, after_block)
 
     with torch_settings(0, torch.float32):  # one thread of torch's in each of ours
         for hidden, group in groupby(slices, key=lambda members: members[0].hidden):
             alike = list(group)
-            stack = Ensemble((784, *hidden, 10), max(map(len, alike)), splits, device)
-            if compiled and slices_worth_compiling(alike, splits, epochs):
+            ensemble = Ensemble((784, *hidden, 10), max(map(len, alike)), splits, device)
+            if compiled:
                 start = time.perf_counter()
-                compiling(stack.compile(), time.perf_counter() - start)
-            elif compiled:
-                compiling(NOT_WORTH_COMPILING, 0)
+                obstacle = why_not_compiled(alike, splits, epochs)
+                outcome = obstacle or ensemble.compile()
+                compiling(outcome, 0 if obstacle else time.perf_counter() - start)
             with ThreadPoolExecutor(workers) as pool:
                 stop.clear()
-                futures = [pool.submit(train, stack, members) for members in alike]
+                futures = [pool.submit(train, ensemble, members) for members in alike]
                 try:
                     for future in as_completed(futures):
                         yield future.result()
                 finally:
                     stop.set()
                     pool.shutdown(cancel_futures=True)
-            del stack, futures  # and with them the device's memory, before the next
+            del ensemble, futures  # frees the device's memory before the next
