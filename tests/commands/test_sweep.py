@@ -50,6 +50,9 @@ def test_a_sweep_tells_how_its_networks_did(run_script: Run, tmp_path: Path) -> 
     folder = tmp_path / "sweep"
     outcome = run_script("sweep.py", *OPTIONS, "--output", folder)
     assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith(
+        "Not compiled, as 244 updates are too few to be worth compiling\n6 of 6 networks\n784"
+    )
     assert {path.name for path in folder.iterdir()} == {
         "sweep.csv", "sweep.json", "accuracy.png", "final.png", "best.ckpt",
     }  # fmt: skip
@@ -103,6 +106,32 @@ def test_an_interrupted_sweep_goes_on(run_script: Run, tmp_path: Path) -> None:
     before = (halved / "sweep.csv").read_bytes()
     assert "Best: " in run_script("sweep.py", *OPTIONS, "--output", halved, "--resume").out
     assert (halved / "sweep.csv").read_bytes() == before
+
+
+def test_a_sweep_that_is_stopped_before_it_goes_on_says_that_it_can(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "load_splits", lambda *_: signal.raise_signal(signal.SIGTERM))
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
+    assert outcome.status == 143
+    assert outcome.err.startswith("error: interrupted: what was finished before is kept; go on with python ")
+    assert outcome.err.endswith(f"--output {tmp_path} --resume\n")
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    assert outcome.err == "error: interrupted: no network was finished, nothing is kept\n"
+
+
+@pytest.mark.usefixtures("slices_of_two")
+def test_a_sweep_that_version_0_1_0_was_killed_in_goes_on(run_script: Run, tmp_path: Path) -> None:
+    with interrupted():
+        run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    options = {"dataset": "digits", "hidden": ["30"], "learning_rates": [1.0, 3.0], "seeds": 3, "epochs": 2}
+    (tmp_path / "sweep.json").write_text(json.dumps({"options": options, "parts": []}, indent=2) + "\n")
+    (tmp_path / "sweep.lock").touch()
+    (tmp_path / "sweep.csv.part").write_text("hidden,learning")
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "4 of 6 networks\n6 of 6 networks\n" in outcome.out
+    assert len(rows_of(tmp_path)) == 12
 
 
 @pytest.mark.usefixtures("slices_of_two")
@@ -225,6 +254,11 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path
     record.unlink()
     assert_one_line_error(run_script(*again), "no sweep")
     assert table.read_text() == good
+    # A record that cannot be gone on with is not removed, even if there is no table yet.
+    table.unlink()
+    record.write_text('{"options": 3}')
+    assert_one_line_error(run_script(*again), "sweep.json is not a record of a sweep")
+    assert record.exists()
 
 
 def test_a_diverged_network_is_told_of(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

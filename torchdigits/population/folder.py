@@ -135,10 +135,10 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
     if not resume:
         make_empty_folder("--output", folder, "; to go on with a sweep, use --resume")
     with locked(folder):
+        if resume:
+            sweep.read()
         try:
-            if resume:
-                sweep.read()
-            else:
+            if not resume:
                 sweep.record({})
             yield sweep
         finally:

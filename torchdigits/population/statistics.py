@@ -38,23 +38,21 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     groups: dict[tuple[tuple[int, ...], float, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.member.hidden, row.member.learning_rate, row.epoch), []).append(row)
-    summaries = []
-    for (hidden, rate, epoch), group in sorted(groups.items()):
-        sound = [row for row in group if row.test_correct is not None]
-        counts = np.array([row.test_correct for row in sound], dtype=np.int64)
-        summaries.append(
-            Summary(
-                hidden,
-                rate,
-                epoch,
-                networks=len(sound),
-                mean=float(counts.mean()) if sound else None,
-                deviation=float(counts.std(ddof=1)) if len(sound) > 1 else None,
-                lowest=int(counts.min()) if sound else None,
-                quartiles=np.quantile(counts, (0.25, 0.5, 0.75)).tolist() if sound else None,
-                highest=int(counts.max()) if sound else None,
-                lost=sum(bool(row.lost_digits) for row in sound),
-                diverged=len(group) - len(sound),
-            )
-        )
-    return summaries
+    return [_summary(*kind, group) for kind, group in sorted(groups.items())]
+
+
+def _summary(hidden: tuple[int, ...], learning_rate: float, epoch: int, rows: Sequence[Row]) -> Summary:
+    counts = [row.test_correct for row in rows if row.test_correct is not None]
+    return Summary(
+        hidden,
+        learning_rate,
+        epoch,
+        networks=len(counts),
+        mean=float(np.mean(counts)) if counts else None,
+        deviation=float(np.std(counts, ddof=1)) if len(counts) > 1 else None,
+        lowest=min(counts, default=None),
+        quartiles=np.quantile(counts, (0.25, 0.5, 0.75)).tolist() if counts else None,
+        highest=max(counts, default=None),
+        lost=sum(row.test_correct is not None and row.lost_digits != "" for row in rows),
+        diverged=len(rows) - len(counts),
+    )
