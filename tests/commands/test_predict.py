@@ -102,7 +102,7 @@ def test_a_name_does_not_command_the_terminal(run_script: Run, pictures: list[Pa
     assert outcome.out.startswith(f"{tmp_path}/a??[31m?.png: ")
     assert outcome.out.count("\n") == 1
     named.write_text("no picture")
-    assert_one_line_error(run_script("predict.py", named), "a??[31m?.png is not a picture")
+    assert_one_line_error(run_script("predict.py", named), "a??[31m?.png: it is not a picture")
 
 
 def test_the_steps_are_drawn(run_script: Run, pictures: list[Path], tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_what_is_no_picture_of_a_digit_is_one_line(run_script: Run, pictures: li
     cut.write_bytes(pictures[0].read_bytes()[:100])
     Image.new("RGB", (280, 280), "white").save(blank)
     Image.fromarray(np.random.default_rng(0).normal(200, 10, (200, 200)).astype(np.uint8)).save(faint)
-    assert_one_line_error(run_script("predict.py", text), f"{text} is not a picture")
-    assert_one_line_error(run_script("predict.py", empty), f"{empty} is not a picture")
-    assert_one_line_error(run_script("predict.py", cut), f"cannot read {cut}")
+    assert_one_line_error(run_script("predict.py", text), f"{text}: it is not a picture")
+    assert_one_line_error(run_script("predict.py", empty), f"{empty}: it is not a picture")
+    assert_one_line_error(run_script("predict.py", cut), f"{cut}: it cannot be read")
     assert_one_line_error(run_script("predict.py", blank), f"{blank}: there is no ink on it")
     assert_one_line_error(run_script("predict.py", faint), f"{faint}: too little contrast")
     assert_one_line_error(run_script("predict.py"), "picture")
@@ -159,7 +159,7 @@ def test_what_is_no_picture_of_a_digit_is_one_line(run_script: Run, pictures: li
 
 def test_a_damaged_image_that_is_already_open_is_refused(pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:100])
-    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ImageError, match="cannot read the picture"):
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(ImageError, match="the picture: it cannot be read"):
         Recognizer().recognize(image)
 
 
@@ -182,7 +182,7 @@ def test_checkpoints_that_read_no_digits_are_one_line(run_script: Run, pictures:
     torch.save({"state_dict": {f"network.{k}": v for k, v in SigmoidMLP([9, 2]).state_dict().items()}}, other)
     for path, words in (
         (missing, "there is no checkpoint"),
-        (text, "damaged, or no checkpoint"),
+        (text, "is not a checkpoint of DigitClassifier: damaged, or of another kind"),
         (other, "784 inputs"),
     ):
         for script, arguments in (("predict.py", pictures[:1]), ("evaluate.py", ["--dataset", "digits"])):

@@ -53,8 +53,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nowhere\.ckpt"):
         load_network(tmp_path / "nowhere.ckpt")
-    for path in (tmp_path, "", "x" * 1000):
-        with pytest.raises(CheckpointError, match=r"there is no checkpoint|cannot read"):
+    for path, words in ((tmp_path, "it is a folder"), ("", "it is a folder"), ("x" * 1000, "cannot read x.*too long")):
+        with pytest.raises(CheckpointError, match=words):
             load_network(path)
 
 
@@ -78,7 +78,7 @@ def test_all_of_a_checkpoint_is_read_as_torch_reads_it(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     for name in ("x.ckpt", "x.h5"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"cannot load .*{name}: damaged, or no checkpoint"):
+        with pytest.raises(CheckpointError, match=f"{name} is not a checkpoint of DigitClassifier: damaged"):
             load_network(tmp_path / name)
 
 

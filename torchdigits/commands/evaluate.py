@@ -1,19 +1,20 @@
 """Measure a trained network on a dataset, and write a report on it."""
 
-import csv
 import json as json_format
 import shlex
 from pathlib import Path
 from typing import Literal
 
 from torchdigits.data.datasets import Digits, load_splits
-from torchdigits.errors import DataError, reason
+from torchdigits.errors import DataError
 from torchdigits.files.networks import shipped_checkpoint
+from torchdigits.files.reading import read_json, read_table, reading
 from torchdigits.files.writing import check_new_file, make_empty_folder
 from torchdigits.recognition.measuring import measure
 from torchdigits.recognition.recognizer import load_digit_network
 from torchdigits.recognition.report import REPORT, Subject, write_report
 
+_MOST_EPOCHS = 100_000  # of a run whose curves are drawn
 Curves = tuple[list[dict[str, float]], str]  # the rows of metrics.csv, and the title of their figure
 
 
@@ -78,22 +79,19 @@ def _read_curves(folder: Path) -> Curves | None:
         return None
     from torchdigits.training.run import title_of_run  # here, because the import takes seconds
 
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    with reading(path, "table of a run", DataError):
+        rows = [{name: float(row[name]) for name in COLUMNS} for row in read_table(path, COLUMNS, _MOST_EPOCHS)]
         if not rows or [row["epoch"] for row in rows] != [*range(1, len(rows) + 1)]:
             raise ValueError("its epochs are not 1, 2, 3 and so on")
         if not all(0 <= number < 1e6 for row in rows for number in row.values()):
             raise ValueError("it has numbers that no epoch has")
-        if not record.exists():  # the run was interrupted
-            return rows, f"Learning curves of {folder.resolve().name}"
-        title = title_of_run(json_format.loads(record.read_text(encoding="utf-8")))
+    if not record.exists():  # the run was interrupted
+        return rows, f"Learning curves of {folder.resolve().name}"
+    with reading(record, "record of a run", DataError):
+        title = title_of_run(read_json(record))
         if len(title) > 1000 or not title.isprintable():
             raise ValueError("its options are not a run's")
-        return rows, title
-    # Whatever else a file of these names can hold
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path}, or run.json beside it, is not a run's: {reason(error)}") from error
+    return rows, title
 
 
 def _curves_section(curves: Curves | None, folder: Path) -> list[str]:

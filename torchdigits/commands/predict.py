@@ -2,19 +2,24 @@
 
 import glob
 import json as json_format
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from torchdigits.errors import ImageError, OptionError, printable
 from torchdigits.figures import FIGURE_SUFFIXES
 from torchdigits.files.writing import check_new_file
 from torchdigits.recognition.figures import Strip, plot_preparation
-from torchdigits.recognition.pictures import SUFFIXES, quiet_pillow
-from torchdigits.recognition.preparation import preparation
-from torchdigits.recognition.recognizer import Recognizer
+from torchdigits.recognition.pictures import SUFFIXES
+from torchdigits.recognition.workers import Workers
 
 _MAX_SHOWN = 12  # pictures in one figure
+_MOST_WORKERS = 8  # each takes 70 MB, and up to 700 for a large picture
 
 
 def predict(
@@ -40,35 +45,53 @@ def predict(
         ImageError: no picture is named.
         SystemExit: with status 2, at the end, if a picture could not be read; stderr has a line about each.
     """
-    quiet_pillow()
     files, failed = _files(pictures)
     if show is not None:
         check_new_file("--show", show, FIGURE_SUFFIXES)
         if len(files) > _MAX_SHOWN:
             raise OptionError(f"--show: it draws {_MAX_SHOWN} pictures at most, and there are {len(files):,}")
-    recognizer = Recognizer(checkpoint)
     strips: list[Strip] = []
-    for path in _with_progress_bar(files):
-        name = printable(path)
-        try:
-            steps = preparation(path)
-        except ImageError as error:
-            failed = True
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        digit, runner_up, activations, *_ = recognizer.answer([*steps.values()][-1].reshape(784))
-        if show is not None:
-            strips.append(Strip(Path(name).name, str(digit), steps))
-        if json:
-            answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
-            print(json_format.dumps(answer), flush=True)
-        else:
-            answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
-            print(f"{name}: {answers}", flush=True)
+    with _prepared(files, every_step=show is not None) as prepared:
+        from torchdigits.recognition.recognizer import Recognizer  # here, so that the workers start beside torch
+
+        recognizer = Recognizer(checkpoint)
+        for path, steps in zip(_with_progress_bar(files), prepared, strict=True):
+            if isinstance(steps, ImageError):
+                failed = True
+                print(f"error: {steps}", file=sys.stderr)
+                continue
+            name = printable(path)
+            digit, runner_up, activations, *_ = recognizer.answer([*steps.values()][-1].reshape(784))
+            if show is not None:
+                strips.append(Strip(Path(name).name, str(digit), steps))
+            if json:
+                answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
+                print(json_format.dumps(answer), flush=True)
+            else:
+                answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
+                print(f"{name}: {answers}", flush=True)
     if show is not None and strips:
         plot_preparation(strips, show)
     if failed:
         raise SystemExit(2)
+
+
+@contextmanager
+def _prepared(files: list[Path], every_step: bool) -> Iterator[Iterator[dict[str, np.ndarray] | ImageError]]:
+    """The pictures in files after the steps of their preparation, or the last, in order; or why there are none."""
+    number = max(1, min(len(files), os.cpu_count() or 1, _MOST_WORKERS))
+
+    def steps(path: Path) -> dict[str, np.ndarray] | ImageError:
+        try:
+            return workers.steps(path, last=not every_step)
+        except ImageError as error:
+            return error
+
+    with Workers(number) as workers, ThreadPoolExecutor(number) as threads:
+        try:
+            yield threads.map(steps, files)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:

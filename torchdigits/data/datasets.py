@@ -2,11 +2,10 @@
 
 import gzip
 import hashlib
-import io
 import os
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from torchdigits.errors import DataError, OptionError, reason
 from torchdigits.files.pickles import Call, read_pickle
-from torchdigits.files.reading import reading
+from torchdigits.files.reading import open_regular, reading
 
 IDX_FILES_MD5 = {  # of the files as unpacked
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -23,9 +22,11 @@ IDX_FILES_MD5 = {  # of the files as unpacked
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+_MOST_IDX_BYTES = 16 + 60_000 * 784
 IDX_FOLDER = Path("MNIST", "raw")
 PICKLE_FILE = "mnist.pkl.gz"
 PICKLE_LIMIT = 256 * 2**20  # bytes unpacked; the original's are 222 million
+_LONGEST_LINE = 10_000  # bytes of an opcode's argument that ends with a line
 _NUMPYS = (  # what a pickle of arrays names, by NumPy's version and Python's
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
     *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
@@ -120,11 +121,11 @@ def _mnist_from_idx(folder: Path) -> DigitSplits:
     contents = []
     for name, md5 in IDX_FILES_MD5.items():
         path = folder / IDX_FOLDER / name
-        with path.open("rb") as file:
+        with reading(path, "file of MNIST's", DataError), open_regular(path, _MOST_IDX_BYTES) as file:
             if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != md5:
                 raise DataError(f"{path} is not MNIST's: truncated or altered; delete it, and it is downloaded again")
-        header = 16 if "images" in name else 8  # bytes; the rest is a byte for each pixel or label
-        contents.append(torch.from_numpy(np.fromfile(path, np.uint8, offset=header)))
+            file.seek(16 if "images" in name else 8)  # bytes; the rest is a byte for each pixel or label
+            contents.append(torch.from_numpy(np.fromfile(file, np.uint8)))
     images, labels = (torch.cat(contents[kind::2]) for kind in (0, 1))
     # As in the original, the last 10,000 of the 60,000 training images are for validation.
     parts = (torch.split(part, [50_000, 10_000, 10_000]) for part in (images.view(-1, 784), labels.long()))
@@ -133,15 +134,31 @@ def _mnist_from_idx(folder: Path) -> DigitSplits:
 
 def _mnist_from_pickle(path: Path) -> DigitSplits:
     with reading(path, "pickle of the original's MNIST", DataError):
-        with gzip.open(path) as file:
-            content = file.read(PICKLE_LIMIT + 1)
-        if len(content) > PICKLE_LIMIT:
-            raise ValueError(f"more than {PICKLE_LIMIT:,} bytes when unpacked")
-        training, validation, test = read_pickle(io.BytesIO(content), _NUMPYS)
+        with open_regular(path, PICKLE_LIMIT) as packed, gzip.open(packed) as file:
+            training, validation, test = read_pickle(cast(IO[bytes], _Limited(file)), _NUMPYS)
         splits = DigitSplits(_digits(training), _digits(validation), _digits(test))
         if splits.fingerprint() != MNIST_FINGERPRINT:
             raise ValueError("other images or labels")
         return splits
+
+
+class _Limited:
+    """What is unpacked of a file, of which nothing is read that is larger than MNIST's."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, PICKLE_LIMIT
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"more than {PICKLE_LIMIT:,} bytes when unpacked")
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(_LONGEST_LINE)
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a line of {_LONGEST_LINE:,} bytes")
+        return line
 
 
 def _digits(part: Any) -> Digits:

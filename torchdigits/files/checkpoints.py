@@ -2,7 +2,6 @@
 
 import io
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -12,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchdigits.errors import CheckpointError
 from torchdigits.files.pickles import Call, read_pickle
-from torchdigits.files.reading import check_archive, reading
+from torchdigits.files.reading import open_archive, read_whole, reading
 from torchdigits.network import SigmoidMLP
 
 _FLOATS = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16}
@@ -26,31 +24,40 @@ _ADMITTED = {  # what a checkpoint's pickle may name, beside plain values
     *_STORAGES,
 }
 _MOST_VALUES = 100_000  # a checkpoint of Lightning's has some 300
+_MOST_PICKLED = 2**24  # bytes beside the tensors: of a network, some thousand; of a run, 150 for each epoch
+MOST_BYTES = 2**28  # of a file: 30 million weights in float64
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Everything in a checkpoint: plain values and tensors on the CPU, not yet checked, and no code.
-
-    They form a tree of at most 100,000 values. All tensors together take no more memory than the file has bytes.
+    """Everything in a checkpoint, as `parse_checkpoint` gives it.
 
     Raises:
         CheckpointError: it is damaged, hostile or something else.
     """
     with reading(path, "checkpoint of DigitClassifier"):
-        check_archive(path)
-        try:
-            with zipfile.ZipFile(path) as archive:  # its entries are all in one folder
-                content = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-            pickled, byte_order = io.BytesIO(content.pop("data.pkl")), content.pop("byteorder")
-        except (zipfile.BadZipFile, EOFError, KeyError) as error:
-            raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint") from error
-        if byte_order != sys.byteorder.encode():
-            raise ValueError("it is from a machine of another byte order")
-        storages = {name: torch.tensor(np.frombuffer(part, np.uint8)) for name, part in content.items()}
-        checkpoint = _with_tensors(read_pickle(pickled, _ADMITTED), storages, iter(range(_MOST_VALUES)))
-        if not isinstance(checkpoint, dict):
-            raise TypeError(f"it holds a {type(checkpoint).__name__}")
-        return checkpoint
+        return parse_checkpoint(read_whole(path, MOST_BYTES))
+
+
+def parse_checkpoint(content: bytes) -> dict[str, Any]:
+    """Everything in the bytes of a checkpoint: plain values and tensors on the CPU, not yet checked, and no code.
+
+    They form a tree of at most 100,000 values. All tensors together take no more memory than the file has bytes.
+
+    Raises:
+        ValueError, and others: they are damaged, hostile or something else.
+    """
+    with open_archive(content) as archive:  # its entries are all in one folder
+        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    pickled, byte_order = parts.pop("data.pkl"), parts.pop("byteorder")
+    if byte_order != sys.byteorder.encode():
+        raise ValueError("it is from a machine of another byte order")
+    if len(pickled) > _MOST_PICKLED:
+        raise ValueError(f"it holds {len(pickled):,} bytes beside its tensors")
+    storages = {name: torch.tensor(np.frombuffer(part, np.uint8)) for name, part in parts.items()}
+    checkpoint = _with_tensors(read_pickle(io.BytesIO(pickled), _ADMITTED), storages, iter(range(_MOST_VALUES)))
+    if not isinstance(checkpoint, dict):
+        raise TypeError(f"it holds a {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def _with_tensors(value: Any, storages: Mapping[str, Tensor], left: Iterator[int]) -> Any:

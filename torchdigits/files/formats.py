@@ -1,22 +1,22 @@
 """Networks in the formats of other programs: JSON as `network2.py` of Nielsen's book saves it, and NumPy's .npz.
 
-The readers return what `SigmoidMLP.state_dict` would, not yet checked. To read a file, call `load_network`.
+The readers take a file's bytes and return what `SigmoidMLP.state_dict` would, not yet checked. To read a file, call
+`load_network`.
 """
 
 import io
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchdigits.files.reading import check_archive
+from torchdigits.files.reading import open_archive, parse_json
 from torchdigits.network import SigmoidMLP
 
 
-def read_json(path: Path) -> dict[str, Tensor]:
+def read_json(content: bytes) -> dict[str, Tensor]:
     """The parameters in a file of `network2.py`, of Nielsen's "Neural Networks and Deep Learning" or a port of it.
 
     It has `sizes`; `weights`, a matrix (neurons, inputs) for each layer; `biases`, a column for each layer; and `cost`,
@@ -25,21 +25,21 @@ def read_json(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError, and others: the file is something else.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["cost"] not in ("QuadraticCost", "CrossEntropyCost"):
-        raise ValueError(f"its cost is {content['cost']!r}, neither QuadraticCost nor CrossEntropyCost")
-    if (dtype := content.get("dtype", "float64")) not in ("float32", "float64"):
+    network = parse_json(content)
+    if network["cost"] not in ("QuadraticCost", "CrossEntropyCost"):
+        raise ValueError(f"its cost is {network['cost']!r}, neither QuadraticCost nor CrossEntropyCost")
+    if (dtype := network.get("dtype", "float64")) not in ("float32", "float64"):
         raise ValueError(f"its dtype is {dtype!r}, neither float32 nor float64")
     layers = []
     for name in ("weights", "biases"):  # checked before NumPy sees them: a text would make all as long as itself
-        numbers = [number for rows in content[name] for row in rows for number in (row if type(row) is list else [row])]
+        numbers = [number for rows in network[name] for row in rows for number in (row if type(row) is list else [row])]
         if not all(type(n) is float or (type(n) is int and n.bit_length() <= 63) for n in numbers):
             raise ValueError(f"its {name} are not all numbers")
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
-            layers.append([np.array(rows, dtype) for rows in content[name]])
+            layers.append([np.array(rows, dtype) for rows in network[name]])
     sizes = [layers[0][0].shape[1], *(len(biases) for biases in layers[1])]
-    if content["sizes"] != sizes:
-        raise ValueError(f"its sizes are {content['sizes']}, but those of its matrices are {sizes}")
+    if network["sizes"] != sizes:
+        raise ValueError(f"its sizes are {network['sizes']}, but those of its matrices are {sizes}")
     return _state_dict(zip(*layers, strict=True))
 
 
@@ -56,14 +56,14 @@ def to_json(network: SigmoidMLP) -> bytes:
     return json.dumps(content).encode()
 
 
-def read_npz(path: Path) -> dict[str, Tensor]:
+def read_npz(content: bytes) -> dict[str, Tensor]:
     """The parameters in an archive of plain arrays: `weights_1` `(neurons, inputs)`, `biases_1` `(neurons,)`, ...
 
     Raises:
         ValueError, and others: the file is something else.
     """
-    check_archive(path)
-    with np.load(path, allow_pickle=False) as archive:
+    open_archive(content).close()
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         count = len(archive.files) // 2
         layers = [(archive[f"weights_{layer}"], archive[f"biases_{layer}"]) for layer in range(1, count + 1)]
         if len(archive.files) != 2 * count or not count:

@@ -1,7 +1,6 @@
 """Load and save trained networks in any of their formats."""
 
 import os
-import zipfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,17 +9,17 @@ import torch
 from torch import Tensor
 
 from torchdigits.errors import CheckpointError, OptionError
-from torchdigits.files.checkpoints import parameters_of, read_checkpoint, to_checkpoint
+from torchdigits.files.checkpoints import MOST_BYTES, parameters_of, parse_checkpoint, to_checkpoint
 from torchdigits.files.formats import read_json, read_npz, to_json, to_npz
 from torchdigits.files.onnx import to_onnx
-from torchdigits.files.reading import reading
+from torchdigits.files.reading import read_whole, reading
 from torchdigits.files.writing import write_whole
 from torchdigits.network import SigmoidMLP
 
 _MOST_LAYERS = 1000
 # Formats by their suffixes
-READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".ckpt": lambda path: parameters_of(read_checkpoint(path)),
+READERS: dict[str, Callable[[bytes], dict[str, Tensor]]] = {
+    ".ckpt": lambda content: parameters_of(parse_checkpoint(content)),
     ".json": read_json,
     ".npz": read_npz,
 }
@@ -46,11 +45,9 @@ def load_network(path: Path | str | None = None) -> SigmoidMLP:
     path = shipped_checkpoint() if path is None else Path(path)
     suffix = path.suffix.lower()
     with reading(path, f"network in {suffix}" if suffix in (".json", ".npz") else "checkpoint of DigitClassifier"):
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"there is no checkpoint {path}")
-        if suffix not in READERS and not zipfile.is_zipfile(path):
-            raise CheckpointError(f"cannot load {path}: damaged, or no checkpoint; files end in {' or '.join(READERS)}")
-        return network_of(READERS.get(suffix, READERS[".ckpt"])(path))
+        return network_of(READERS.get(suffix, READERS[".ckpt"])(read_whole(path, MOST_BYTES)))
 
 
 def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False) -> None:

@@ -91,7 +91,7 @@ def _run(file: IO[bytes], admitted: Collection[str]) -> Any:
             case "SETITEM" | "SETITEMS":
                 _set_items(stack[-1], taken)
             case "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                memo[_as_key(argument)] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
@@ -122,6 +122,11 @@ def _set_items(target: Any, values: list[Any]) -> None:
     if type(target) is not dict or len(values) % 2:
         raise TypeError("it sets items of something that is not a dictionary")
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, str | int | float | None):  # a nested tuple's hash could take years
-            raise TypeError("it has a key that is neither text nor number")
-        target[key] = value
+        target[_as_key(key)] = value
+
+
+def _as_key(value: Any) -> Any:
+    """The value, if it can be a key: the hashes of others could all be the same, or take years to compute."""
+    if not (value is None or type(value) is str or (isinstance(value, int) and abs(value) < 2**60)):
+        raise TypeError("it has a key that is neither text nor a usual number")
+    return value

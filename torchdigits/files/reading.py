@@ -1,11 +1,21 @@
-"""What all readers of foreign files have in common."""
+"""The one way in for every foreign file: what it is and how large is asked before a byte of it is read."""
 
+import csv
+import io
+import json
+import os
+import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from torchdigits.errors import CheckpointError, TorchDigitsError, reason
+
+_MOST_ENTRIES = 10_000  # in an archive; each takes half a kilobyte, and a checkpoint of Lightning's has some ten
+_MOST_JSON, _MOST_PARTS = 2**26, 100_000  # bytes of a JSON text, and lists and objects in it: a list takes 60 bytes
+_LONGEST_ROW = 1000  # bytes of a table's
 
 
 @contextmanager
@@ -22,14 +32,91 @@ def reading(path: Path, kind: str, failure: type[TorchDigitsError] = CheckpointE
         raise failure(f"{path} is not a {kind}: {reason(error)}") from error
 
 
-def check_archive(path: Path) -> None:
-    """Raise CheckpointError if an archive may unpack to more than its size: torch and `numpy.savez` do not compress."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+def open_regular(path: Path | str, most: int) -> BinaryIO:
+    """Open a regular file of at most `most` bytes to read it.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is something else, such as a pipe, which could keep its reader waiting, or larger.
+    """
+    _check_regular(Path(path).stat(), most)  # before it is opened, which can mean something to a device
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123, SIM115
+    try:
+        _check_regular(os.fstat(file.fileno()), most)  # it may be another one by now
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"it is a {'folder' if stat.S_ISDIR(status.st_mode) else 'pipe or a device'}")
+    if status.st_size > most:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the {most:,} that are allowed")
+
+
+def read_whole(path: Path | str, most: int) -> bytes:
+    """The bytes of a file, at most `most`; raises as `open_regular` does."""
+    with open_regular(path, most) as file:
+        return file.read(most)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What a JSON text holds. Raises ValueError if it would take much more memory than a network or a record does."""
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if len(text) > _MOST_JSON or sum(text.count(bracket) for bracket in brackets) > _MOST_PARTS:  # type: ignore[arg-type]
+        raise ValueError(f"more than {_MOST_JSON:,} characters, or {_MOST_PARTS:,} lists and objects")
+    return json.loads(text)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises as `read_whole` and `parse_json` do."""
+    return parse_json(read_whole(path, _MOST_JSON))
+
+
+def read_table(path: Path, columns: Sequence[str], most: int) -> list[dict[str, str]]:
+    """The rows of a CSV file in UTF-8, by its columns.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, csv.Error: it is something else, has other columns, or more than `most` rows.
+    """
+    content = read_whole(path, _LONGEST_ROW * (most + 1)).decode()
+    reader = csv.DictReader(_short_lines(content), strict=True)
+    if tuple(reader.fieldnames or ()) != tuple(columns):
+        raise ValueError("other columns")
+    rows = []
+    for row in reader:
+        if len(rows) == most:
+            raise ValueError(f"more than {most:,} rows")
+        rows.append(row)
+    return rows
+
+
+def _short_lines(content: str) -> Iterator[str]:
+    for line in io.StringIO(content, newline=""):
+        if len(line) > _LONGEST_ROW:
+            raise ValueError(f"a row of more than {_LONGEST_ROW:,} characters")
+        yield line
+
+
+def open_archive(content: bytes) -> zipfile.ZipFile:
+    """Open a zip archive, of an honest size: torch and `numpy.savez` do not compress.
+
+    Raises:
+        ValueError: it is none, may unpack to more than its size, or has many thousands of entries.
+    """
+    if content.count(b"PK\x01\x02") > _MOST_ENTRIES:  # which begins each; so before they are all made objects
+        raise ValueError(f"more than {_MOST_ENTRIES:,} entries")
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except zipfile.BadZipFile as error:
+        raise ValueError("damaged, or of another kind") from error
+    entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"cannot load {path}: it is compressed, and may unpack to far more")
+        raise ValueError("it is compressed, and may unpack to far more")
     names = {entry.filename for entry in entries}
-    if len(names) < len(entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"cannot load {path}: its entries overlap")
+    if len(names) < len(entries) or sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("its entries overlap")
+    return archive

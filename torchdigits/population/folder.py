@@ -10,7 +10,7 @@ from typing import Any
 
 from torchdigits.errors import DataError, OptionError, check_same_options
 from torchdigits.files.networks import save_network
-from torchdigits.files.reading import reading
+from torchdigits.files.reading import read_json, read_table, reading
 from torchdigits.files.writing import locked, make_empty_folder, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
 from torchdigits.population.members import Member, Row, SweepOptions, hyphenated, layers_of
@@ -51,7 +51,7 @@ class SweepFolder:
         if not path.exists():
             raise OptionError(f"--resume: there is no sweep in {self.folder}")
         with reading(path, "record of a sweep", DataError):
-            record = json.loads(path.read_bytes())
+            record = read_json(path)
             saved, self.parts = dict(record["options"]), list(record["parts"])
             if any(not _alike(saved.get(name), value) for name, value in options.items()):
                 raise ValueError("its options are not a sweep's")
@@ -59,7 +59,7 @@ class SweepFolder:
         remove_parts(self.folder)
         if not (table := self.folder / TABLE).exists():
             return
-        self.rows = read_rows(table)
+        self.rows = read_rows(table, len(self._order) * self.options.epochs)
         epochs: dict[Member, list[int]] = {}
         for row in self.rows:
             epochs.setdefault(row.member, []).append(row.epoch)
@@ -147,14 +147,10 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
                     path.unlink(missing_ok=True)
 
 
-def read_rows(table: Path) -> list[Row]:
-    """The rows of a sweep.csv. Raises DataError if it is not one."""
-    with reading(table, "table of a sweep", DataError), table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [_row(cells) for cells in reader]
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError("other columns")
-    return rows
+def read_rows(table: Path, most: int = 10**6) -> list[Row]:
+    """The rows of a sweep.csv. Raises DataError if it is not one, or has more than `most`."""
+    with reading(table, "table of a sweep", DataError):
+        return [_row(cells) for cells in read_table(table, _COLUMNS, most)]
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -1,13 +1,12 @@
 """A picture in any of the usual forms, read in grey: float32 `(H, W)`, 0 black and 255 white."""
 
-import logging
-import warnings
+import io
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from torchdigits.errors import ImageError, printable
 
@@ -16,50 +15,38 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Picture = Path | str | BinaryIO | Image.Image | np.ndarray
 _LARGEST = 1600  # pixels of the longer side; a larger picture is read at a lower resolution
-_LONGEST = 65_535  # pixels of a side, as in a JPEG: Pillow needs 16 bytes for each row beside its pixels
-_MOST_SCANNED = 2**31  # pixels in all scans of a JPEG, some nanoseconds each; a progressive one usually has 10 scans
-_MOST_RUN_LENGTH_CODED = 2**23  # pixels of a BMP that Pillow decodes in Python, some 0.2 microseconds each
 LEAST_CONTRAST = 0.06  # of the paper's brightness
 
 
-def quiet_pillow() -> None:
-    """Stop Pillow from writing to stderr about files that it reads all the same. What it cannot read, we report."""
-    warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-
-def read_grey(picture: Picture) -> tuple[np.ndarray, str]:
+def read_grey(picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
     """Read a picture in grey.
 
     Args:
-        picture: as `prepare` takes it.
+        picture: the bytes of a file, which the decoders of this process are let loose on; a Pillow image; or an array.
 
     Returns:
-        The pixels `(H, W)`, float32, 0 black and 255 white, at most some 1,600 high and wide; and what to call the
-        picture in a message.
+        The pixels `(H, W)`, float32, 0 black and 255 white, at most some 1,600 high and wide.
 
     Raises:
-        ImageError: it cannot be read, is too large, or would take too long.
+        ImageError: it cannot be read, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    name = printable(picture) if isinstance(picture, str | Path) else "the picture"
     try:
         if isinstance(picture, np.ndarray):
-            return _grey(_image_of(picture)), name
+            return _grey(_image_of(picture))
         if isinstance(picture, Image.Image):
-            return _grey(ImageOps.exif_transpose(picture)), name
-        with Image.open(picture, formats=FORMATS) as image:
+            return _grey(ImageOps.exif_transpose(picture))
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
             _check_size(image)
-            _check_work(image)
             image.draft("L", (_LARGEST, _LARGEST))  # a large JPEG need not be decoded in full
             ImageOps.exif_transpose(image, in_place=True)  # else it copies, and a large one takes 400 MB
-            return _grey(image), name
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+            return _grey(image)
+    except (ImageError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not a picture that can be read") from error
+        raise ImageError("it is not a picture that can be read") from error
     # Pillow does not document what a damaged file raises; seen: OSError, SyntaxError, TypeError, ValueError.
     except Exception as error:
-        raise ImageError(f"cannot read {name}: {printable(getattr(error, 'strerror', None) or error)}") from error
+        raise ImageError(f"it cannot be read: {printable(error)}") from error
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
@@ -83,22 +70,6 @@ def _check_size(image: Image.Image) -> None:
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:
         raise ImageError(f"{image.width}x{image.height} pixels: more than the {most:,} that are allowed")
-    if max(image.size) > _LONGEST:
-        raise ImageError(f"{image.width}x{image.height} pixels: a side longer than the {_LONGEST:,} that are allowed")
-
-
-def _check_work(image: ImageFile.ImageFile) -> None:
-    """Raise ImageError for a file of some kilobytes that would keep Pillow busy for minutes."""
-    pixels = image.width * image.height
-    if image.format in ("JPEG", "MPO") and image.fp is not None:
-        place = image.fp.tell()
-        image.fp.seek(0)
-        scans = image.fp.read().count(b"\xff\xda")
-        image.fp.seek(place)
-        if scans * pixels > _MOST_SCANNED:
-            raise ImageError(f"{image.width}x{image.height} pixels in {scans:,} scans: it would take too long")
-    if image.tile and image.tile[0].codec_name == "bmp_rle" and pixels > _MOST_RUN_LENGTH_CODED:
-        raise ImageError(f"run-length coded, with more than the {_MOST_RUN_LENGTH_CODED:,} pixels that are allowed")
 
 
 def _grey(image: Image.Image) -> np.ndarray:

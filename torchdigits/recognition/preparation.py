@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from torchdigits.errors import NoInkError
+from torchdigits.errors import ImageError, NoInkError
+from torchdigits.recognition import workers
 from torchdigits.recognition.pictures import LEAST_CONTRAST, Picture, read_grey
 
 # Pixels of the longer side: of the picture while the digit is looked for, and of the digit after that.
@@ -36,7 +37,7 @@ def prepare(picture: Picture) -> np.ndarray:
 
     Raises:
         ImageError: the file is missing, damaged, or no picture; or it has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or would take too long.
+            `PIL.Image.MAX_IMAGE_PIXELS`, or takes more seconds or memory than a worker has.
         NoInkError: there is no ink on it, or too little contrast.
     """
     return [*preparation(picture).values()][-1].reshape(784)
@@ -55,18 +56,25 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     Raises:
         ImageError, NoInkError: as `prepare` does.
     """
-    grey, name = read_grey(picture)
+    if not isinstance(picture, Image.Image | np.ndarray):
+        return workers.shared().steps(picture)
+    try:
+        return preparation_here(picture)
+    except ImageError as error:
+        raise type(error)(f"the picture: {error}") from None
+
+
+def preparation_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
+    """As `preparation`, in this process, whatever it takes; what it raises does not name the picture."""
+    grey = read_grey(picture)
     if is_mnist_like(grey):
         return {"as it is": grey.astype(np.uint8)}
-    try:
-        found = crop_to_ink(grey)
-        flat = remove_paper(found)
-        ink = keep_ink(flat)
-        steps = {"grey": grey, "found": found, "paper removed": flat, "ink": ink}
-        stroke = match_stroke(trim(ink))
-    except NoInkError as error:
-        raise NoInkError(f"{name}: {error}") from None
-    return steps | {"stroke": stroke, "28x28": centre(scale(stroke))}
+    found = crop_to_ink(grey)
+    flat = remove_paper(found)
+    ink = keep_ink(flat)
+    stroke = match_stroke(trim(ink))
+    steps = {"grey": grey, "found": found, "paper removed": flat, "ink": ink, "stroke": stroke}
+    return steps | {"28x28": centre(scale(stroke))}
 
 
 def is_mnist_like(grey: np.ndarray) -> bool:

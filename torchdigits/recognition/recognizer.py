@@ -10,7 +10,6 @@ from torchdigits.errors import CheckpointError
 from torchdigits.files.networks import load_network
 from torchdigits.network import SigmoidMLP
 from torchdigits.recognition.pictures import Picture
-from torchdigits.recognition.preparation import prepare
 
 
 class Recognition(NamedTuple):
@@ -56,6 +55,8 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be read, or there is no ink on it.
         """
+        from torchdigits.recognition.preparation import prepare  # here, because the import takes a second
+
         return self.answer(prepare(picture))
 
     @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from torchdigits.errors import CheckpointError
 from torchdigits.files.checkpoints import parameters_of, read_checkpoint
 from torchdigits.files.networks import load_network, network_of
-from torchdigits.files.reading import reading
+from torchdigits.files.reading import parse_json, reading
 from torchdigits.files.writing import locked, new_folder, remove_if_empty, remove_parts, write_whole
 from torchdigits.training.options import TrainOptions
 
@@ -121,7 +120,7 @@ def read_run(path: Path) -> SavedRun:
         checkpoint = read_checkpoint(path)
         if "run" not in checkpoint["callbacks"].get(STATE, {}):
             raise ValueError("another program wrote it, or an older version, without the run's options")
-        state = json.loads(checkpoint["callbacks"][STATE]["run"])
+        state = parse_json(checkpoint["callbacks"][STATE]["run"])
         options, rows, fingerprint = TrainOptions.from_plain(state["options"]), state["rows"], state["fingerprint"]
         _check_rows(rows)
         _check_epoch(checkpoint["loops"], len(rows))

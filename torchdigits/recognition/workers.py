@@ -1,0 +1,184 @@
+"""Processes that decode pictures and prepare them: whatever a file does to its decoder, it ends there.
+
+A picture of some kilobytes can keep a decoder busy for hours, or make it fill the memory. A worker has so many seconds
+and bytes for each; the system ends one that takes more, and the next picture gets a new one.
+"""
+
+import atexit
+import json
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from math import ceil
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from torchdigits.errors import ImageError, NoInkError, printable
+from torchdigits.files.reading import read_whole
+
+MOST_BYTES = 2**27  # of a file
+SECONDS = 6  # of a processor for a picture; the largest that are allowed take 3
+MEMORY = 640 * 2**20  # bytes for a picture; the largest that are allowed take less, but for WebP over 40 million pixels
+
+
+class Workers:
+    """Processes that prepare pictures, each one at a time; threads can share them. Close them after use.
+
+    Args:
+        number: of processes.
+    """
+
+    def __init__(self, number: int = 1) -> None:
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all = [_Worker() for _ in range(number)]
+        for worker in self._all:
+            self._idle.put(worker)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def steps(self, file: Path | str | BinaryIO, last: bool = False) -> dict[str, np.ndarray]:
+        """Decode the picture in a file, and prepare it.
+
+        Args:
+            file: a path, or a file that is open.
+            last: leave out all steps but the last.
+
+        Returns:
+            The picture after each step, as `torchdigits.recognition.preparation.preparation` gives it.
+
+        Raises:
+            ImageError, NoInkError: as that does. The message begins with the file's name.
+        """
+        name = printable(file) if isinstance(file, str | Path) else "the picture"
+        try:
+            content = read_whole(file, MOST_BYTES) if isinstance(file, str | Path) else file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise ValueError(f"it has more than the {MOST_BYTES:,} bytes that are allowed")
+        except (OSError, ValueError) as error:
+            raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
+        worker = self._idle.get()
+        try:
+            return worker.steps(content, last)
+        except ImageError as error:
+            raise type(error)(f"{name}: {error}") from None
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._all:
+            worker.stop()
+
+
+@cache
+def shared() -> Workers:
+    """A worker for whoever has none; it ends with this process."""
+    workers = Workers()
+    atexit.register(workers.close)
+    return workers
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=shared.cache_clear)
+
+
+class _Worker:
+    """A process, and the pipe to it."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = Pipe()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
+            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()})"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # where decoders write what they think of a file
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is for this process
+        )
+        theirs.close()
+
+    def steps(self, content: bytes, last: bool) -> dict[str, np.ndarray]:
+        """What the process makes of a picture. If it ends over that, it is replaced."""
+        try:
+            self._pipe.send_bytes(b"last" if last else b"all")
+            self._pipe.send_bytes(content)
+            answer = json.loads(self._pipe.recv_bytes())
+            if "error" in answer:
+                raise {"NoInkError": NoInkError}.get(answer["kind"], ImageError)(answer["error"])
+            return {
+                name: np.frombuffer(bytearray(self._pipe.recv_bytes()), dtype).reshape(shape)
+                for name, dtype, shape in answer["steps"]
+            }
+        except (OSError, EOFError):
+            status = self.stop()
+            self._start()
+            if status == -signal.SIGXCPU:
+                raise ImageError(f"it would take more than {SECONDS} s to decode") from None
+            raise ImageError(f"its decoder broke down; perhaps it takes more than {MEMORY >> 20} MB") from None
+
+    def stop(self) -> int:
+        """End the process, if it has not ended itself; its status."""
+        self._pipe.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+def _work(descriptor: int) -> None:
+    """Prepare the pictures that come through a pipe, until it is closed."""
+    from torchdigits.recognition.preparation import preparation_here
+
+    pipe = Connection(descriptor)
+    _limit_memory()
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            last, content = pipe.recv_bytes() == b"last", pipe.recv_bytes()
+            _limit_time()
+            try:
+                steps = preparation_here(content)
+            except MemoryError:
+                answer = {"kind": "ImageError", "error": f"it would take more than {MEMORY >> 20} MB to decode"}
+                steps = {}
+            except ImageError as error:
+                answer, steps = {"kind": type(error).__name__, "error": str(error)}, {}
+            else:
+                steps = dict([*steps.items()][-1:]) if last else steps
+                answer = {"steps": [(name, pixels.dtype.str, pixels.shape) for name, pixels in steps.items()]}
+            pipe.send_bytes(json.dumps(answer).encode())
+            for pixels in steps.values():
+                pipe.send_bytes(pixels.tobytes())
+
+
+def _limit_memory() -> None:
+    """Let this process have so much more memory than it has now, where the system tells how much that is."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if (sizes := Path("/proc/self/statm")).exists():
+        most = int(sizes.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + MEMORY
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _limit_time() -> None:
+    """Let the system end this process when it has taken so much more time of a processor."""
+    used, hard = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)[1]
+    most = ceil(used.ru_utime + used.ru_stime) + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
