@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,6 +143,15 @@ def test_a_body_over_the_limit_is_refused(
 def test_a_body_of_just_the_limit_is_read(client: httpx.Client, picture: bytes) -> None:
     content = picture + bytes(MAX_BYTES - len(picture))  # what follows the picture does not matter
     assert client.post("/recognize", content=content, headers=PNG).status_code == 200
+
+
+def test_a_full_temporary_folder_harms_nothing(
+    client: httpx.Client, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *_, **__: pytest.fail("it was asked for"))
+    content = picture + bytes(MAX_BYTES - len(picture) - 1000)
+    assert client.post("/recognize", content=content, headers=PNG).status_code == 200
+    assert client.post("/recognize", files={"picture": content}).status_code == 200
 
 
 @pytest.mark.parametrize(
