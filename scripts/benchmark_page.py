@@ -34,6 +34,18 @@ class Reply(NamedTuple):
     label: int
 
 
+class Usage(NamedTuple):
+    """Of a process: MiB of memory, now and at most so far, threads, and open files."""
+
+    memory: int
+    most: int
+    threads: int
+    files: int
+
+    def __str__(self) -> str:
+        return f"{self.memory} MiB, {self.most} MiB at most so far; {self.threads} threads, {self.files} files"
+
+
 def benchmark_page(
     *, clients: int = 1, seconds: float = 20, size: int = 224, url: str | None = None, data_dir: Path | None = None
 ) -> None:
@@ -60,14 +72,14 @@ def benchmark_page(
         test = load_splits("mnist", data_dir).test
         digits = test.images[:PICTURES].view(-1, 28, 28).numpy()
         drawings = [(_png(pixels, size), label) for pixels, label in zip(digits, test.labels.tolist(), strict=False)]
-        before = _usage(process)
+        before = usage_of(process)
         with ThreadPoolExecutor(clients) as pool:
             draws = [pool.submit(_draw, address, drawings, k / clients, seconds) for k in range(clients)]
             sleep(0.9 * seconds)
-            during = _usage(process)
+            during = usage_of(process)
             replies = [*chain.from_iterable(draw.result() for draw in draws)]
         sleep(1 if process else 0)
-        after = _usage(process)
+        after = usage_of(process)
     errors = sum(reply.digit is None for reply in replies)
     if errors == len(replies) or len(replies) < 2:
         raise OptionError(f"{address}: none of {len(replies)} requests was answered")
@@ -134,15 +146,14 @@ def _started() -> Iterator[tuple[str, int]]:
             server.terminate()
 
 
-def _usage(process: int | None) -> str:
-    """The memory, threads and files of a process, on Linux; elsewhere nothing."""
+def usage_of(process: int | None) -> Usage | None:
+    """What a process has of memory, threads and files, on Linux; elsewhere nothing."""
     folder = Path(f"/proc/{process}")
     if not (folder / "status").exists():
-        return ""
+        return None
     status = dict(re.findall(r"^(\w+):\s+(\d+)", (folder / "status").read_text(), re.MULTILINE))
     now, most = (int(status[name]) // 1024 for name in ("VmRSS", "VmHWM"))
-    files = len([*(folder / "fd").iterdir()])
-    return f"{now} MiB, {most} MiB at most so far; {status['Threads']} threads, {files} files"
+    return Usage(now, most, int(status["Threads"]), len([*(folder / "fd").iterdir()]))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@ import hashlib
 import io
 import logging
 import re
+import resource
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +38,7 @@ from torchdigits.proof.reference import columns
 from torchdigits.web import app as web
 from torchdigits.web import protocol
 from torchdigits.web.middleware import LARGE_AT_A_TIME, MAX_BYTES
-from torchdigits.web.protocol import TimeoutProtocol, listen
+from torchdigits.web.protocol import GuardedProtocol, listen
 
 Run = Callable[..., Outcome]
 PNG = {"Content-Type": "image/png"}
@@ -142,6 +144,15 @@ def test_a_body_over_the_limit_is_refused(
 def test_a_body_of_just_the_limit_is_read(client: httpx.Client, picture: bytes) -> None:
     content = picture + bytes(MAX_BYTES - len(picture))  # what follows the picture does not matter
     assert client.post("/recognize", content=content, headers=PNG).status_code == 200
+
+
+def test_a_full_temporary_folder_harms_nothing(
+    client: httpx.Client, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *_, **__: pytest.fail("it was asked for"))
+    content = picture + bytes(MAX_BYTES - len(picture) - 1000)
+    assert client.post("/recognize", content=content, headers=PNG).status_code == 200
+    assert client.post("/recognize", files={"picture": content}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -258,7 +269,7 @@ def test_it_serves_no_file_but_its_own(client: httpx.Client) -> None:
 def hardy() -> Iterator[int]:
     """A server as serve.py's, but that it waits a second for a request; its port."""
     with listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TimeoutProtocol, "request_timeout", 1.0)
+        patch.setattr(GuardedProtocol, "request_timeout", 1.0)
         server = protocol.server(web.application())
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -369,7 +380,7 @@ def test_who_does_not_send_a_whole_request_in_time_is_ended_and_others_are_answe
 
 
 def test_bytes_that_drip_do_not_put_off_the_timeout(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TimeoutProtocol, "request_timeout", 0.2)
+    monkeypatch.setattr(GuardedProtocol, "request_timeout", 0.2)
     port = client.base_url.port or 80
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(post(port, "Content-Length: 900"))
@@ -452,6 +463,35 @@ def test_who_leaves_early_or_only_connects_harms_nothing(unharmed: int, picture:
     for connection in idle:
         assert connection.recv(1) == b""  # the server ends it
         connection.close()
+
+
+def test_who_does_not_read_the_answers_is_ended(unharmed: int) -> None:
+    before = open_files()
+    with socket.create_connection(("127.0.0.1", unharmed), timeout=30) as connection:
+        connection.sendall(f"GET /network HTTP/1.1\r\nHost: 127.0.0.1:{unharmed}\r\n\r\n".encode() * 60)
+        assert wait_for(lambda: open_files() == before + 2) or not before
+        assert wait_for(lambda: open_files() <= before + 1)  # the server has closed its end
+
+
+def test_of_too_many_connections_the_one_that_waited_longest_is_ended(
+    unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(GuardedProtocol, "request_timeout", 60.0)
+    with ExitStack() as stack:
+        begun, *idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", unharmed), timeout=10)) for _ in range(4)
+        ]
+        begun.sendall(post(unharmed, "Content-Length: 9"))
+        ask(unharmed, picture)
+        assert begun.recv(12) == b"HTTP/1.1 503"
+        assert select.select(idle, [], [], 0.1)[0] == []  # they are still open
+
+
+def test_there_are_fewer_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    assert protocol.server(web.application()).config.backlog == 2
+    assert protocol.most_connections() == 16
 
 
 def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile(

@@ -3,12 +3,11 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from PIL import Image
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from torchdigits.errors import ImageError
@@ -26,7 +26,6 @@ from torchdigits.recognition.recognizer import Recognition, Recognizer
 from torchdigits.version import __version__
 from torchdigits.web.middleware import MAX_BYTES, Middleware, error_response
 
-IN_MEMORY = 1_000_000  # bytes of a picture; a longer one is kept on the disk
 DECODERS = 2  # pictures decoded at once
 LARGE = 4_000_000  # pixels: one larger picture is decoded at a time; 64 million take a gigabyte and seconds
 FILES = {
@@ -113,7 +112,7 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
         ),
     )
     app.add_middleware(Middleware, host=host)
-    for error in (StarletteHTTPException, ImageError, FormParserError, ClientDisconnect, Exception):
+    for error in (StarletteHTTPException, ImageError, FormParserError, MultiPartException, ClientDisconnect, Exception):
         app.add_exception_handler(error, _response_to)
     for path, (name, media_type) in FILES.items():
         app.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
@@ -143,11 +142,10 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
 
     async def recognize(request: Request) -> Answer:
         """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
-        async with _picture_of(request) as picture:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(decoders, recognize_small, picture)
-            if found is None:
-                found = await loop.run_in_executor(large_decoder, recognizer.recognize, picture)
+        picture, loop = BytesIO(await _picture_of(request)), asyncio.get_running_loop()
+        found = await loop.run_in_executor(decoders, recognize_small, picture)
+        if found is None:
+            found = await loop.run_in_executor(large_decoder, recognizer.recognize, picture)
         return Answer(
             digit=found.digit,
             runner_up=found.runner_up,
@@ -169,23 +167,25 @@ def _is_large(picture: BinaryIO) -> bool:
         picture.seek(0)
 
 
-@asynccontextmanager
-async def _picture_of(request: Request) -> AsyncIterator[BinaryIO]:
+class _FormParser(MultiPartParser):
+    """Writes no temporary file: a body is short enough for memory, and a full disk then harms nobody."""
+
+    spool_max_size = max_file_size = MAX_BYTES  # the second is its name in older versions of starlette
+
+
+async def _picture_of(request: Request) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        async with request.form(max_files=1) as form:
-            picture = form.get("picture")
-            if not isinstance(picture, UploadFile):
-                raise HTTPException(422, "the form needs a file as its field picture")
-            yield picture.file
-    elif content_type.startswith("image/") or content_type == "application/octet-stream":
-        with SpooledTemporaryFile(IN_MEMORY) as file:
-            async for part in request.stream():
-                file.write(part)
-            file.seek(0)
-            yield cast(BinaryIO, file)
-    else:
-        raise HTTPException(415, "send a form with the field picture, or a body of image/... or octet-stream")
+        form = await _FormParser(request.headers, request.stream(), max_files=1).parse()
+        try:
+            if isinstance(picture := form.get("picture"), UploadFile):
+                return await picture.read()
+        finally:
+            await form.close()
+        raise HTTPException(422, "the form needs a file as its field picture")
+    if content_type.startswith("image/") or content_type == "application/octet-stream":
+        return await request.body()
+    raise HTTPException(415, "send a form with the field picture, or a body of image/... or octet-stream")
 
 
 def _describe(recognizer: Recognizer, checkpoint: Path) -> Network:
@@ -222,7 +222,7 @@ async def _response_to(_: Request, error: Exception) -> Response:
         return error_response(error.status_code, error.detail, error.headers)
     if isinstance(error, ImageError):
         return error_response(422, str(error))
-    if isinstance(error, FormParserError | ClientDisconnect):
+    if isinstance(error, FormParserError | MultiPartException | ClientDisconnect):
         return error_response(400, "the request cannot be read")
     logging.getLogger(__name__).error("while answering", exc_info=error)
     return error_response(500, "the server made a mistake; its terminal says more")

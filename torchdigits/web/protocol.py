@@ -1,8 +1,11 @@
-"""The HTTP server: uvicorn, with a timeout for requests, and an answer to what is not HTTP."""
+"""The HTTP server: uvicorn, with limits to what it waits for, and an answer to what is not HTTP."""
 
 import asyncio
 import json
+import math
+import resource
 import socket
+from typing import cast
 
 import h11
 import uvicorn
@@ -12,25 +15,46 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from torchdigits.errors import OptionError
 from torchdigits.web.middleware import SECURITY_HEADERS
 
-REQUEST_TIMEOUT = 20.0  # seconds until a request must have arrived whole
+REQUEST_TIMEOUT = 20.0  # seconds until a request must have arrived whole, and a response must have been read
+MAX_CONNECTIONS = 128  # at once
+WAITING = 1024  # connections that the system keeps until they are accepted
 
 
 def server(application: ASGIApp) -> uvicorn.Server:
     """A server of the application. It logs nothing: the application logs what goes wrong, and uvicorn would also log
     what Ctrl-C interrupts."""
     config = uvicorn.Config(
-        application, http=TimeoutProtocol, ws="none", log_level="critical", timeout_graceful_shutdown=1
+        application,
+        http=GuardedProtocol,
+        ws="none",
+        log_level="critical",
+        timeout_graceful_shutdown=1,
+        backlog=max(most_connections() // 8, 1),  # accepted at once: the others have time to send what they came for
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
-class TimeoutProtocol(H11Protocol):
-    """Closes a connection whose request does not arrive in time. uvicorn waits forever as long as some bytes come.
+def most_connections() -> int:
+    """How many connections may be open: few enough that there is always a file for one more."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, files // 4)
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(WAITING)  # asyncio lets as few wait as it accepts at once
+
+
+class GuardedProtocol(H11Protocol):
+    """Closes a connection whose request does not arrive in time, where uvicorn waits forever as long as some bytes
+    come; or whose response is not read in time; or, if there are too many, the one that has kept us waiting longest.
 
     What is not HTTP gets a response in JSON too. After a response, where uvicorn would fail, the connection is closed.
 
     Attributes:
-        request_timeout: seconds until a request must have arrived whole.
+        request_timeout: seconds until a request must have arrived whole, and a response must have been read.
     """
 
     request_timeout = REQUEST_TIMEOUT
@@ -39,6 +63,9 @@ class TimeoutProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._set_timer()
+        if len(self.connections) > most_connections():
+            longest = min(cast(set[GuardedProtocol], self.connections), key=GuardedProtocol.due)
+            longest.end(503, "the server has too many connections")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -46,6 +73,12 @@ class TimeoutProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._stop_timer()
+        self._set_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_timer()
         self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -53,11 +86,25 @@ class TimeoutProtocol(H11Protocol):
         self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
-        self._close(400, msg)
+        self._respond(400, msg)
+        self.transport.close()
+
+    def due(self) -> float:
+        """When the client must have done what it is waited for, by the clock of the event loop."""
+        return self._deadline.when() if self._deadline else math.inf
+
+    def end(self, status: int, error: str) -> None:
+        """Close the connection, and do not wait for the client to read what is still to be sent."""
+        self._stop_timer()
+        if self._is_unread():
+            self.transport.abort()
+        else:
+            self._respond(status, error)
+            self.transport.close()
 
     def _set_timer(self) -> None:
-        """Start the timer if a request is to come or under way, and stop it if not."""
-        if self.transport.is_closing() or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        """Start the timer if the client has to send or to read something, and stop it if not."""
+        if not self._is_to_send() and not self._is_unread():
             self._stop_timer()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.request_timeout, self._time_out)
@@ -69,13 +116,19 @@ class TimeoutProtocol(H11Protocol):
 
     def _time_out(self) -> None:
         self._deadline = None
-        if self.flow.read_paused:  # the client waits for us
-            self._set_timer()
+        if self._is_unread() or (self._is_to_send() and not self.flow.read_paused):
+            self.end(408, f"the request did not arrive within {self.request_timeout:g} s")
         else:
-            self._close(408, f"the request did not arrive within {self.request_timeout:g} s")
+            self._set_timer()
 
-    def _close(self, status: int, error: str) -> None:
-        """Close the connection. If a request has begun and has no response yet, this is its response."""
+    def _is_to_send(self) -> bool:
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
+
+    def _is_unread(self) -> bool:
+        return self.transport.get_write_buffer_size() > 0
+
+    def _respond(self, status: int, error: str) -> None:
+        """If a request has begun and has no response yet, this is its response."""
         asked = self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
         if asked and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps({"error": error}).encode()
@@ -83,7 +136,6 @@ class TimeoutProtocol(H11Protocol):
             response = h11.Response(status_code=status, headers=[*(headers | SECURITY_HEADERS).items()])
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,241 @@
+"""Try for long what must go on for long: python scripts/soak.py --minutes 30; python scripts/soak.py --part runs"""
+
+import io
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from shutil import rmtree
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+from typing import Literal
+
+import numpy as np
+import torch
+from benchmark_page import usage_of
+from PIL import Image
+
+from torchdigits import load_network
+from torchdigits.commands.cli import main
+from torchdigits.errors import OptionError
+
+SCRIPTS = Path(__file__).parent
+CHANCE = random.Random()  # noqa: S311  # nothing secret
+CONNECTIONS = 40  # of each kind of client that connects only to disturb; the server has 128 at most
+WORKERS = 4  # processes that train in one folder
+GROWTH = 64  # MiB that a server's memory may have grown by
+PATIENCE = 25  # seconds: the server ends connections after 20
+END = (0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)  # what a run that was stopped may end with
+
+
+def soak(*, part: Literal["serve", "runs"] = "serve", minutes: float = 30, runs: int = 100) -> None:
+    """Try for long what must go on for long, and end with status 1 if it does not.
+
+    serve: the page's server, asked by clients that draw, and by others that are slow or hostile. At the end its memory,
+    threads and files must be as before. runs: training, stopped and resumed at random in one folder by four processes.
+    At the end every run must have the weights of one that nothing disturbed, and no file may be left over.
+
+    Args:
+        part: what is tried.
+        minutes: how long the server is asked; a tenth of it is for warming up.
+        runs: how many runs are trained.
+
+    Raises:
+        OptionError: minutes or runs are too few, or the server or training does not start.
+    """
+    if minutes <= 0 or runs < 1:
+        raise OptionError(f"--minutes {minutes:g} --runs {runs}: they must be more than 0")
+    problems = _serve(60 * minutes) if part == "serve" else _train(runs)
+    if problems:
+        raise SystemExit("\n".join(problems))
+
+
+def _serve(seconds: float) -> list[str]:
+    """Ask a server; what is wrong afterwards."""
+    command = [sys.executable, str(SCRIPTS / "serve.py"), "--port", "0"]
+    with TemporaryDirectory() as folder, (Path(folder) / "errors").open("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server:
+            assert server.stdout is not None
+            port = re.search(r":(\d+)/", server.stdout.readline())
+            if not port:
+                raise OptionError("scripts/serve.py does not start")
+            try:
+                _ask(int(port[1]), seconds / 10)
+                before = usage_of(server.pid)
+                counts, times = _ask(int(port[1]), 0.9 * seconds)
+                after = usage_of(server.pid)
+            finally:
+                server.terminate()
+        errors.seek(0)
+        said = errors.read()
+    print(", ".join(f"{count:,} x {what}" for what, count in sorted(counts.items())))
+    print(f"drawings: median {1000 * median(times):.0f} ms, longest {1000 * max(times):.0f} ms")
+    print(f"the server before: {before}\nthe server after: {after}")
+    problems = [what for what in counts if what.startswith("drawing") and what != "drawing 200"]
+    if said:
+        problems.append(f"the server said {said[:1000]}")
+    if (
+        before
+        and after
+        and (after.memory > before.memory + GROWTH or after.threads > before.threads or after.files > before.files)
+    ):
+        problems.append("the server has grown")
+    return problems
+
+
+def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
+    """Ask for some seconds, and wait until the server has ended what is left; what was answered, and how fast."""
+    counts, times, end = Counter[str](), [], monotonic() + seconds
+    drawing, large = _digit(1), _digit(100) + bytes(500_000)
+
+    def draw() -> None:
+        start = monotonic()
+        counts[f"drawing {_post(port, drawing)}"] += 1
+        times.append(monotonic() - start)
+        sleep(0.05)
+
+    def send(what: str, content: Callable[[], bytes]) -> None:
+        counts[f"{what} {_post(port, content())}"] += 1
+        sleep(0.2)
+
+    def connect(what: str, content: bytes, drips: bool = False) -> None:
+        """Send something on many connections at once, read nothing, and wait until they are ended, or longer."""
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(CONNECTIONS)]
+        until = min(end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
+        for connection in connections:
+            with suppress(OSError):
+                connection.setblocking(False)
+                connection.send(content)
+            counts[what] += 1
+        while monotonic() < until:
+            sleep(0.5)
+            for connection in connections if drips else ():
+                with suppress(OSError):
+                    connection.send(b"x")
+        for connection in connections:
+            connection.close()
+
+    head = f"HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    begun = f"POST /recognize {head}Content-Type: image/png\r\nContent-Length: 199000\r\n\r\n".encode()
+    clients: list[Callable[[], None]] = [draw] * 4
+    clients += [
+        lambda: send("large picture", lambda: large),
+        lambda: send("broken picture", lambda: drawing[: CHANCE.randrange(len(drawing))]),
+        lambda: send("noise", lambda: CHANCE.randbytes(CHANCE.randrange(300_000))),
+        lambda: connect("idle", b""),
+        lambda: connect("drips", begun, drips=True),
+        lambda: connect("half a body", begun + bytes(100_000)),
+        lambda: connect("reads nothing", f"GET /network {head}\r\n".encode() * 60),
+        lambda: connect("garbage", CHANCE.randbytes(10_000)),
+    ]
+
+    def go_on(client: Callable[[], None]) -> None:
+        while monotonic() < end:
+            with suppress(ConnectionError):
+                client()
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        for done in [pool.submit(go_on, client) for client in clients]:
+            done.result()
+    sleep(PATIENCE)
+    return counts, times
+
+
+def _post(port: int, content: bytes) -> str:
+    """Send a picture; the answer's status, or what went wrong."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", "/recognize", content, {"Content-Type": "image/png"})
+        response = connection.getresponse()
+        response.read()
+        return str(response.status)
+    except (OSError, HTTPException) as error:
+        return type(error).__name__
+    finally:
+        connection.close()
+
+
+def _digit(scale: int) -> bytes:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 12:15] = 255
+    Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def _train(runs: int) -> list[str]:
+    """Train, stop and resume; what is wrong afterwards."""
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+        output, undisturbed, problems = Path(folder) / "runs", Path(folder) / "undisturbed", list[str]()
+        seconds = [*pool.map(lambda seed: _undisturbed(seed, undisturbed), range(WORKERS))]
+        shares = [len(range(seed, runs, WORKERS)) for seed in range(WORKERS)]
+        stops = sum(pool.map(_disturbed, range(WORKERS), shares, [output] * WORKERS, seconds, [problems] * WORKERS))
+        found = sorted(path.name for path in output.iterdir())
+        for run in found:
+            expected = undisturbed / re.sub(r"run\d+$", "run1", run)
+            if not expected.is_dir() or not _are_same(output / run, expected):
+                problems.append(f"{run} is not as if nothing had disturbed it")
+    print(f"{len(found)} runs of {runs} trained, stopped {stops} times; {len(problems)} problems")
+    return problems if len(found) == runs else [*problems, f"there are {len(found)} folders for {runs} runs"]
+
+
+def _command(*options: object) -> list[str]:
+    return [sys.executable, str(SCRIPTS / "train.py"), *map(str, options)]
+
+
+def _options(seed: int, output: Path) -> tuple[object, ...]:
+    return "--dataset", "digits", "--epochs", 10, "--engine", "eager", "--seed", seed, "--output", output
+
+
+def _undisturbed(seed: int, output: Path) -> float:
+    """Train a run that nothing disturbs; the seconds that it takes."""
+    start = monotonic()
+    done = subprocess.run(_command(*_options(seed, output)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OptionError(f"scripts/train.py ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    return monotonic() - start
+
+
+def _disturbed(seed: int, runs: int, output: Path, seconds: float, problems: list[str]) -> int:
+    """Train runs one after the other, each stopped at random and resumed until it is finished; how often."""
+    stops, before = 0, set[Path]()
+    for _ in range(runs):
+        status = None
+        while status != 0:
+            begun = [*set(output.glob(f"*-seed{seed}-*")) - before]
+            if begun and not (begun[0] / "last.ckpt").exists():  # no epoch was finished
+                rmtree(begun.pop())
+            command = _command("--resume", begun[0]) if begun else _command(*_options(seed, output))
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(CHANCE.uniform(0, 1.5 * seconds))
+                process.send_signal(CHANCE.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)))
+                _, said = process.communicate()
+            if (status := process.returncode) not in END:
+                problems.append(f"status {status} after {' '.join(command[1:])}: {said.strip()[-500:]}")
+                return stops
+            stops += status != 0
+        before.update(output.glob(f"*-seed{seed}-*"))
+    return stops
+
+
+def _are_same(run: Path, expected: Path) -> bool:
+    """Whether two runs have the same files, and the same weights in them."""
+    if sorted(path.name for path in run.iterdir()) != sorted(path.name for path in expected.iterdir()):
+        return False
+    pairs = [(load_network(run / name), load_network(expected / name)) for name in ("best.ckpt", "last.ckpt")]
+    return all(
+        torch.equal(*both) for one, two in pairs for both in zip(one.parameters(), two.parameters(), strict=True)
+    )
+
+
+if __name__ == "__main__":
+    main(soak)
