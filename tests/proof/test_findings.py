@@ -47,8 +47,8 @@ def bounded(**bounds: float) -> dict[str, float]:
 
 def test_findings_keep_the_largest_errors_and_where_the_worst_was() -> None:
     findings = Findings(tolerance=None)
-    for a, b in ((1.0, 5.0), (3.0, 4.0), (2.0, 6.0)):
-        findings.add([Deviation("a", 10 - a, a, a), Deviation("b", b, b, 10 - b)], bounded)
+    for one, other in ((1.0, 5.0), (3.0, 4.0), (2.0, 6.0)):
+        findings.add([Deviation("a", 10 - one, one, one), Deviation("b", other, other, 10 - other)], bounded)
     assert findings.comparisons == 3
     a, b = findings.tensors["a"], findings.tensors["b"]
     assert (a.relative, a.where, a.absolute, a.ulps, a.allowed) == (3.0, 2, 9.0, 3.0, None)
