@@ -77,6 +77,9 @@ def test_the_cost_of_half_precision_activations_is_not_rounded_to_half_precision
     targets = torch.zeros(1000, 10)
     wanted = 10 * float(activations[0, 0]) ** 2 / 2
     assert quadratic_cost(activations, targets).item() == pytest.approx(wanted, rel=1e-5)
+    labels = torch.zeros(1000, dtype=torch.int64)
+    wanted += (1 - 2 * float(activations[0, 0])) / 2
+    assert quadratic_cost(activations, labels).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_empty_mini_batch_costs_nothing_and_has_no_gradient() -> None:

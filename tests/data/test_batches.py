@@ -2,11 +2,12 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchdigits.data.batches import Blocks, MiniBatches, epoch_order
+from torchdigits.data.batches import Blocks, MiniBatches, blocks_of, epoch_order
 from torchdigits.data.datasets import Digits
 
 
@@ -91,6 +92,21 @@ def test_processes_share_each_mini_batch_that_one_would_take(count: int, batch_s
         lengths = [len(share) for share in shares]
         assert lengths == sorted(lengths, reverse=True)
         assert lengths[0] - lengths[-1] <= 1
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_mini_batches_are_on_the_device_that_is_asked_for(block_size: int | None) -> None:
+    digits, meta = numbered(25), torch.device("meta")
+    mini_batches = MiniBatches(digits, 10, 1, meta) if block_size is None else Blocks(digits, 10, 1, meta, block_size)
+    for images, labels in mini_batches:
+        assert images.device == labels.device == meta
+
+
+def test_the_orders_of_several_networks_are_cut_together() -> None:
+    orders = torch.arange(24).view(12, 2)
+    blocks = blocks_of(orders, 5, 2)
+    assert [tuple(block.shape) for block in blocks] == [(2, 5, 2), (1, 2, 2)]
+    assert torch.equal(torch.cat([block.flatten(0, 1) for block in blocks]), orders)
 
 
 @epochs(block_size=st.integers(1, 60))

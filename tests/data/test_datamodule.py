@@ -90,6 +90,7 @@ def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None
 def test_an_option_out_of_range_says_the_range(option: str, number: int, allowed: str) -> None:
     with pytest.raises(OptionError, match=f"^{option.replace('_', ' ')} {number}: it must be {allowed}$"):
         DigitsDataModule("digits", None, **{option: number})
+    DigitsDataModule("digits", None, batch_size=1, seed=2**32 - 1, block_size=1)
 
 
 def test_lightning_downloads_mnist_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
