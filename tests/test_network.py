@@ -41,12 +41,28 @@ def test_sizes_that_make_no_network_are_refused(sizes: list[int]) -> None:
         SigmoidMLP(sizes)
 
 
+def test_layers_of_one_neuron_make_a_network() -> None:
+    network = SigmoidMLP([1, 1])
+    assert network.sizes == (1, 1)
+    assert network(torch.zeros(3, 1)).shape == (3, 1)
+
+
+@pytest.mark.parametrize("neurons", [2**50, 2**62, 2**64])
+def test_more_neurons_than_memory_can_hold_are_one_line(neurons: int) -> None:
+    sizes = [neurons, neurons]
+    with pytest.raises(
+        OptionError, match=rf"^layer sizes \[{neurons}, {neurons}\]: more neurons than memory can hold$"
+    ):
+        SigmoidMLP(sizes)
+
+
 def test_quadratic_cost_is_half_the_squared_distance_averaged_over_examples() -> None:
     activations = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     targets = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     # by hand: (0.25 + 0.25) / 2 = 0.25 and (1 + 1) / 2 = 1, so their mean is 0.625
     assert quadratic_cost(activations, targets).item() == 0.625
     assert quadratic_cost(activations, torch.tensor([1, 1])).item() == 0.625
+    assert quadratic_cost(activations[1:], targets[1:]).item() == 1
 
 
 def test_targets_that_would_broadcast_are_refused() -> None:
@@ -61,6 +77,9 @@ def test_the_cost_of_half_precision_activations_is_not_rounded_to_half_precision
     targets = torch.zeros(1000, 10)
     wanted = 10 * float(activations[0, 0]) ** 2 / 2
     assert quadratic_cost(activations, targets).item() == pytest.approx(wanted, rel=1e-5)
+    labels = torch.zeros(1000, dtype=torch.int64)
+    wanted += (1 - 2 * float(activations[0, 0])) / 2
+    assert quadratic_cost(activations, labels).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_empty_mini_batch_costs_nothing_and_has_no_gradient() -> None:

@@ -1,10 +1,13 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from torchdigits.data.batches import Blocks, MiniBatches, epoch_order
+from torchdigits.data.batches import Blocks, MiniBatches, blocks_of, epoch_order
 from torchdigits.data.datasets import Digits
 
 
@@ -12,6 +15,12 @@ def numbered(count: int) -> Digits:
     """Examples whose label is their number, and their pixels its remainder by 256."""
     numbers = torch.arange(count)
     return Digits((numbers % 256).to(torch.uint8)[:, None].expand(-1, 784).contiguous(), numbers)
+
+
+def epochs(**more: st.SearchStrategy[int]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Any epoch of any run: how many examples in mini-batches of which size, and what decides their order."""
+    seeds, numbers = st.integers(0, 2**32 - 1), st.integers(0, 10**6)
+    return given(count=st.integers(1, 150), batch_size=st.integers(1, 200), seed=seeds, epoch=numbers, **more)
 
 
 def taken(batches: MiniBatches) -> list[list[int]]:
@@ -53,58 +62,73 @@ def test_a_mini_batch_larger_than_the_dataset_is_the_dataset() -> None:
     assert taken(MiniBatches(numbered(5), 10**30)) == [[0, 1, 2, 3, 4]]
 
 
-def test_every_example_comes_once_and_the_last_short_mini_batch_is_kept() -> None:
-    batches = MiniBatches(numbered(1217), 10, seed=0)
-    labels = taken(batches)
-    assert len(labels) == len(batches) == 122
-    assert [len(batch) for batch in labels] == [10] * 121 + [7]
-    assert flat(labels) == epoch_order(1217, 0, 0).tolist()
-    batches.set_epoch(4)
-    assert flat(taken(batches)) == epoch_order(1217, 0, 4).tolist()
+@epochs()
+@settings(deadline=None)
+def test_an_epoch_is_its_order_cut_into_mini_batches(count: int, batch_size: int, seed: int, epoch: int) -> None:
+    """Every example comes once, whatever the sizes, and the last, shorter mini-batch is kept."""
+    order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    batches = MiniBatches(numbered(count), batch_size, seed)
+    batches.set_epoch(epoch)
+    wanted = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    assert taken(batches) == taken(batches) == wanted
+    assert len(batches) == len(wanted)
 
 
 def test_without_a_seed_the_order_is_kept() -> None:
     assert taken(MiniBatches(numbered(5), 2)) == [[0, 1], [2, 3], [4]]
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
-@pytest.mark.parametrize("count", [60, 61, 1217])
-def test_processes_share_each_mini_batch_that_one_would_take(count: int, processes: int) -> None:
-    alone = taken(MiniBatches(numbered(count), 5 * processes, seed=1))
-    parts = [
-        taken(MiniBatches(numbered(count), 5, seed=1, process=process, processes=processes))
+@given(st.integers(1, 150), st.integers(1, 40), st.integers(1, 6))
+@settings(deadline=None)
+def test_processes_share_each_mini_batch_that_one_would_take(count: int, batch_size: int, processes: int) -> None:
+    alone = taken(MiniBatches(numbered(count), min(batch_size, count) * processes, seed=1))
+    shared = [
+        MiniBatches(numbered(count), batch_size, 1, process=process, processes=processes)
         for process in range(processes)
     ]
-    assert [flat(shares) for shares in zip(*parts, strict=True)] == alone
-    assert all(len(batch) == 5 for part in parts for batch in part[:-1])
-    last = [len(part[-1]) for part in parts]
-    assert max(last) - min(last) <= 1
+    assert {len(batches) for batches in shared} == {len(alone)}
+    for whole, shares in zip(alone, zip(*map(taken, shared), strict=True), strict=True):
+        assert flat(shares) == whole
+        lengths = [len(share) for share in shares]
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] - lengths[-1] <= 1
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "block_size", "lengths"),
-    [
-        (1217, 10, 1000, [121, 1]),
-        (1217, 10, 50, [40, 40, 40, 1, 1]),
-        (1200, 10, 50, [40, 40, 40]),
-        (25, 10, 1, [1, 1, 1]),
-        (7, 1, 1000, [7]),
-        (5, 10, 1000, [1]),
-    ],
-)
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_mini_batches_are_on_the_device_that_is_asked_for(block_size: int | None) -> None:
+    digits, meta = numbered(25), torch.device("meta")
+    mini_batches = MiniBatches(digits, 10, 1, meta) if block_size is None else Blocks(digits, 10, 1, meta, block_size)
+    for images, labels in mini_batches:
+        assert images.device == labels.device == meta
+
+
+def test_the_orders_of_several_networks_are_cut_together() -> None:
+    orders = torch.arange(24).view(12, 2)
+    blocks = blocks_of(orders, 5, 2)
+    assert [tuple(block.shape) for block in blocks] == [(2, 5, 2), (1, 2, 2)]
+    assert torch.equal(torch.cat([block.flatten(0, 1) for block in blocks]), orders)
+
+
+@epochs(block_size=st.integers(1, 60))
+@settings(deadline=None)
 def test_blocks_are_the_mini_batches_of_an_epoch_as_bytes(
-    count: int, batch_size: int, block_size: int, lengths: list[int]
+    count: int, batch_size: int, seed: int, epoch: int, block_size: int
 ) -> None:
     digits = numbered(count)
-    blocks = Blocks(digits, batch_size, 3, "cpu", block_size)
-    mini_batches = MiniBatches(digits, batch_size, 3)
-    for epoch in (0, 5):
-        blocks.set_epoch(epoch)
-        mini_batches.set_epoch(epoch)
-        assert [len(labels) for _, labels in blocks] == lengths
-        assert {images.dtype for images, _ in blocks} == {torch.uint8}
-        unstacked = [mini_batch for images, labels in blocks for mini_batch in zip(images, labels, strict=True)]
-        for (images, labels), (floats, expected) in zip(unstacked, mini_batches, strict=True):
-            assert torch.equal(labels, expected)
-            assert torch.equal(images / 255, floats)
-    assert len(blocks) == len(lengths)
+    blocks, mini_batches = Blocks(digits, batch_size, seed, "cpu", block_size), MiniBatches(digits, batch_size, seed)
+    for batches in (blocks, mini_batches):
+        batches.set_epoch(epoch)
+    assert {images.dtype for images, _ in blocks} == {torch.uint8}
+    unstacked = [mini_batch for images, labels in blocks for mini_batch in zip(images, labels, strict=True)]
+    for (images, labels), (floats, expected) in zip(unstacked, mini_batches, strict=True):
+        assert torch.equal(labels, expected)
+        assert torch.equal(images / 255, floats)
+    # As few as can be, of one size but for those that are left over, so that few sizes are compiled.
+    sizes = [len(labels) for _, labels in blocks]
+    full, rest = divmod(count, min(batch_size, count))
+    if rest:
+        assert sizes.pop() == 1
+    number = -(-full // block_size)
+    assert sizes[:number] == [full // number] * number
+    assert sizes[number:] == [full % number] * (full % number > 0)
+    assert len(blocks) == len(list(blocks))

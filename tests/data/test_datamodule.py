@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import pytest
@@ -34,6 +35,37 @@ def test_lightning_takes_each_epoch_in_its_own_order() -> None:
     assert classifier.seen == [int(i) for epoch in range(3) for i in epoch_order(25, 5, epoch)]
 
 
+def test_without_a_trainer_the_training_images_come_in_the_first_epochs_order() -> None:
+    part = numbered(25)
+    splits = DigitSplits(part, part, part)
+    order = epoch_order(25, 5, 0).tolist()
+    mini_batches = DigitsDataModule(splits, batch_size=10, seed=5).train_dataloader()
+    assert [labels.tolist() for _, labels in mini_batches] == [order[:10], order[10:20], order[20:]]
+    blocks = DigitsDataModule(splits, batch_size=4, seed=5, block_size=3).train_dataloader()
+    assert [labels.shape for _, labels in blocks] == [(3, 4), (3, 4), (1, 1)]
+    assert [label for _, labels in blocks for label in labels.flatten().tolist()] == order
+
+
+def test_mnist_in_the_originals_mini_batches_is_the_default() -> None:
+    module = DigitsDataModule()
+    assert (module.dataset, module.data_dir, module.batch_size, module.seed) == ("mnist", None, 10, 0)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+def test_mini_batches_are_of_the_trainers_precision_and_its_process_share(
+    precision: Literal["32-true", "64-true"], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = numbered(25)
+    module = DigitsDataModule(DigitSplits(part, part, part), batch_size=5, seed=5)
+    module.trainer = trainer = L.Trainer(accelerator="cpu", precision=precision, barebones=True)
+    monkeypatch.setattr(type(trainer), "global_rank", 1)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    batches = list(module.train_dataloader())
+    assert {images.dtype for images, _ in batches} == {dtype}
+    order = epoch_order(25, 5, 0).tolist()
+    assert [labels.tolist() for _, labels in batches] == [order[5:10], order[15:20], order[23:]]
+
+
 def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None:
     module = DigitsDataModule("digits")
     for loader, part in (
@@ -58,6 +90,7 @@ def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None
 def test_an_option_out_of_range_says_the_range(option: str, number: int, allowed: str) -> None:
     with pytest.raises(OptionError, match=f"^{option.replace('_', ' ')} {number}: it must be {allowed}$"):
         DigitsDataModule("digits", None, **{option: number})
+    DigitsDataModule("digits", None, batch_size=1, seed=2**32 - 1, block_size=1)
 
 
 def test_lightning_downloads_mnist_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,5 +98,5 @@ def test_lightning_downloads_mnist_before_it_is_read(monkeypatch: pytest.MonkeyP
     wanted: list[Path | None] = []
     monkeypatch.setattr("torchdigits.data.datamodule.fetch_mnist", wanted.append)
     for dataset in ("digits", "mnist"):
-        DigitsDataModule(dataset, tmp_path).prepare_data()
-    assert wanted == [tmp_path]
+        DigitsDataModule(dataset, tmp_path / dataset).prepare_data()
+    assert wanted == [tmp_path / "mnist"]

@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.utils import Bunch
 from torchvision.datasets import MNIST
 
 from torchdigits.data import datasets
@@ -74,6 +77,25 @@ def test_embedded_digits_are_split_without_loss_and_in_balance(digits: DigitSpli
     assert everything.tolist() == np.bincount(load_digits().target).tolist()
     as_rows = {image.numpy().tobytes() for images, _ in digits for image in images}
     assert len(as_rows) == len({image.tobytes() for image in load_digits().images})
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 12))
+@settings(deadline=None, max_examples=50)
+def test_digits_of_any_labels_are_split_without_loss(labels: list[int], times: int) -> None:
+    """No image is in two parts or in none; each keeps its label; a class gives both held-out parts 29 at most."""
+    labels *= times
+    numbers = np.arange(len(labels))[:, np.newaxis] // 16 ** np.arange(3) % 16  # each image's own, as three pixels
+    pictures = np.pad(numbers, ((0, 0), (0, 61))).reshape(-1, 8, 8).repeat(2, axis=2)[:, :, :8].astype(float)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.datasets.load_digits", lambda: Bunch(images=pictures, target=np.array(labels)))
+        parts = datasets.embedded_digits()
+    rows = [(image.numpy().tobytes(), int(label)) for part in parts for image, label in zip(*part, strict=True)]
+    assert len({image for image, _ in rows}) == len(rows) == len(labels)
+    assert sorted(label for _, label in rows) == sorted(labels)
+    for digit in range(10):
+        of_digit = labels.count(digit)
+        held_out = [int((part.labels == digit).sum()) for part in parts[1:]]
+        assert held_out == [min(29, (of_digit + 1) // 6), min(29, of_digit // 6)]
 
 
 def test_embedded_digits_are_made_like_mnists(digits: DigitSplits) -> None:

@@ -46,6 +46,14 @@ def test_a_file_is_overwritten_only_if_that_is_asked_for(tmp_path: Path) -> None
     assert names(tmp_path) == ["x"]
 
 
+def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere" / "x", tmp_path):
+        with pytest.raises(OSError, match="directory") as failed:
+            write_whole(path, b"new")
+        assert failed.value.filename == str(path)
+    assert names(tmp_path) == []
+
+
 def test_a_lock_keeps_other_processes_out_and_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from torchdigits.files.writing import locked\n"
@@ -68,6 +76,7 @@ def test_a_lock_makes_no_folder(tmp_path: Path) -> None:
 
 def test_new_folders_are_numbered(tmp_path: Path) -> None:
     folders = [new_folder(tmp_path / "runs", "digits") for _ in range(3)]
+    assert new_folder(tmp_path / "deep" / "down", "digits").is_dir()
     assert [folder.name for folder in folders] == ["digits-run1", "digits-run2", "digits-run3"]
     (folders[0] / "x").touch()
     for folder in folders[:2]:
@@ -81,6 +90,8 @@ def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:
     make_empty_folder("--output", tmp_path / "a" / "b")
     with pytest.raises(OptionError, match=r"^--output .*a: it is not empty, and nothing is overwritten; use another$"):
         make_empty_folder("--output", tmp_path / "a", "; use another")
+    with pytest.raises(OptionError, match=r"and nothing is overwritten$"):
+        make_empty_folder("--output", tmp_path / "a")
 
 
 def test_where_no_folder_can_be_made_the_error_says_why(tmp_path: Path) -> None:

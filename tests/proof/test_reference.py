@@ -34,6 +34,10 @@ def test_a_network_starts_from_the_standard_normal_distribution_in_columns() -> 
     assert abs(network.weights[0].std() - 1) < 4 / np.sqrt(2 * 30 * 784)
 
 
+def test_a_byte_of_ink_is_a_number_up_to_1() -> None:
+    np.testing.assert_array_equal(columns(np.array([[0, 51, 255], [255, 0, 0]], np.uint8)), [[0, 1], [0.2, 0], [1, 0]])
+
+
 def test_back_propagation_of_a_mini_batch_is_the_sum_over_its_examples() -> None:
     network, rng = Network([6, 5, 4, 3], seed=1), np.random.default_rng(2)
     x, y = rng.random((6, 7)), one_hot(rng.integers(0, 3, 7), 3)

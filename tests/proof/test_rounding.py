@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from torchdigits.proof.reference import Array, Network, one_hot
-from torchdigits.proof.rounding import rounding_bounds
+from torchdigits.proof.rounding import rounding_bounds, unit_roundoff
 
 Tensors = dict[str, Array]
 EPS = 2**-23  # of float32
@@ -49,3 +49,38 @@ def test_bounds_are_above_every_error_and_not_far_above_the_largest(scale: float
     for name in shares[0]:
         # A bound is four times the expected error. Of these networks the largest errors were 0.03 to 0.17 of the bound.
         assert 0.02 < max(share[name] for share in shares) < 0.2, name
+
+
+def test_both_programs_round_by_half_a_spacing() -> None:
+    assert unit_roundoff(EPS) == 2**-24 + 2**-53
+    assert unit_roundoff(2**-52) == 2 * 2**-53
+
+
+def test_the_bounds_of_a_neuron_as_worked_out_by_hand() -> None:
+    # w x = 1 and z = 2. The product of one term adds sqrt(2) u times the root of its square and its sum's: 2 u.
+    network, u = Network([1, 1]), unit_roundoff(EPS)
+    network.weights, network.biases = [np.array([[2.0]])], [np.array([[1.0]])]
+    x, a = 0.5, 1 / (1 + np.exp(-2))
+    slope = a * (1 - a)
+    dz = 2 * u + u * 1
+    da = slope * dz + 4 * u * a
+    dslope = (2 * a - 1) * da + 2 * u * a
+    error, derror = a, da + u * a  # as the wanted output is 0
+    delta, ddelta = error * slope, error * dslope + slope * derror + 2 * u * error * slope
+    wanted = {
+        "z(1)": dz / 2,
+        "a(1)": da / a,
+        "cost": (error * derror + u * error**2) / (error**2 / 2),
+        "dC/dW(1)": np.hypot(ddelta * x, 2 * u * delta * x) / (delta * x),
+        "dC/db(1)": np.hypot(ddelta, 2 * u * delta) / delta,
+    }
+    bounds = rounding_bounds(network, np.array([[x]]), np.array([[0.0]]), EPS)
+    assert bounds == pytest.approx({name: 4 * bound for name, bound in wanted.items()}, rel=1e-12)
+
+
+def test_the_bounds_of_saturated_neurons_are_numbers() -> None:
+    network = Network([2, 2, 2], seed=0)
+    network.weights = [np.array([[1000.0, 0.0], [-1000.0, 0.0]]), np.eye(2)]
+    with np.errstate(all="raise", under="ignore"):
+        bounds = rounding_bounds(network, np.ones((2, 3)), np.ones((2, 3)), EPS)
+    assert all(0 < bound < np.inf for bound in bounds.values())
