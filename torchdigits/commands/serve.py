@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from torchdigits.errors import OptionError
-from torchdigits.recognition.pictures import quiet_pillow
 
-MAX_PIXELS = 64_000_000  # of a picture: decoding a WebP takes 15 bytes for each
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine finds what listens at all addresses
 
 
@@ -32,12 +29,8 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None 
         from torchdigits.web.protocol import listen, server
     except ImportError as error:
         raise OptionError(f"the page needs {error.name}: pip install 'torchdigits[web]'") from error
-    quiet_pillow()
     app = application(checkpoint, host)
     with listen(host, port) as listener:
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-        # Blocks so large that glibc gives them back to the system; of Pillow's usual ones it keeps 400 MB.
-        Image.core.set_block_size(2**26)  # type: ignore[attr-defined]  # which Pillow documents
         torch.set_num_threads(1)  # one picture does not keep two threads busy
         shown = _LOOPBACK.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown

@@ -83,9 +83,12 @@ class Workers:
 
 
 @cache
-def shared() -> Workers:
-    """A worker for whoever has none; it ends with this process."""
-    workers = Workers()
+def shared(lane: str = "", number: int = 1) -> Workers:
+    """Workers for all who name the same lane, so that one lane's pictures do not wait for another's.
+
+    They start at once, and end with this process.
+    """
+    workers = Workers(number)
     atexit.register(workers.close)
     return workers
 

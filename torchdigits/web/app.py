@@ -5,12 +5,12 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from PIL import Image
 from pydantic import BaseModel, Field
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -21,13 +21,12 @@ from starlette.requests import ClientDisconnect
 from torchdigits.errors import ImageError
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.recognition.card import card_facts
-from torchdigits.recognition.pictures import FORMATS
-from torchdigits.recognition.recognizer import Recognition, Recognizer
+from torchdigits.recognition.recognizer import Recognizer
+from torchdigits.recognition.workers import shared
 from torchdigits.version import __version__
-from torchdigits.web.middleware import MAX_BYTES, Middleware, error_response
+from torchdigits.web.middleware import LARGE, MAX_BYTES, Middleware, error_response
 
-DECODERS = 2  # pictures decoded at once
-LARGE = 4_000_000  # pixels: one larger picture is decoded at a time; 64 million take a gigabyte and seconds
+SMALL = 2  # small pictures decoded at once, and beside them a large one
 FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
@@ -135,17 +134,17 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
 
 def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
     """What answers to POST /recognize. Small pictures do not wait for large ones."""
-    decoders, large_decoder = ThreadPoolExecutor(DECODERS, "decoder"), ThreadPoolExecutor(1, "large decoder")
-
-    def recognize_small(picture: BinaryIO) -> Recognition | None:
-        return None if _is_large(picture) else recognizer.recognize(picture)
+    small, large = (
+        (shared(lane, number), ThreadPoolExecutor(number, lane)) for lane, number in (("small", SMALL), ("large", 1))
+    )
 
     async def recognize(request: Request) -> Answer:
         """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
-        picture, loop = BytesIO(await _picture_of(request)), asyncio.get_running_loop()
-        found = await loop.run_in_executor(decoders, recognize_small, picture)
-        if found is None:
-            found = await loop.run_in_executor(large_decoder, recognizer.recognize, picture)
+        picture = await _picture_of(request)
+        workers, threads = small if len(picture) <= LARGE else large
+        prepared = partial(workers.steps, BytesIO(picture), last=True)
+        [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, prepared)).values()
+        found = recognizer.answer(pixels.reshape(784))
         return Answer(
             digit=found.digit,
             runner_up=found.runner_up,
@@ -155,16 +154,6 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
         )
 
     return recognize
-
-
-def _is_large(picture: BinaryIO) -> bool:
-    try:
-        with Image.open(picture, formats=FORMATS) as image:
-            return image.width * image.height > LARGE
-    except Exception:  # the recognizer will say what is wrong
-        return False
-    finally:
-        picture.seek(0)
 
 
 class _FormParser(MultiPartParser):
