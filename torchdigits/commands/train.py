@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchdigits.commands.cli import catching_signals, command_line
+from torchdigits.engines.processes import is_first_process
 from torchdigits.errors import CheckpointError, OptionError
-from torchdigits.training.folder import BEST, LAST, SavedRun, is_first_process, read_run
+from torchdigits.training.folder import BEST, LAST, SavedRun, read_run
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train as train_run
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from torchdigits.engines.processes import under_torchrun
 from torchdigits.errors import OptionError, check_count
 from torchdigits.version import __version__
 
@@ -94,7 +95,10 @@ class Machine:
     def trainer(self, **options: Any) -> "L.Trainer":
         """A Trainer for this machine, deterministic and silent; `options` are more of its arguments."""
         import lightning as L
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+        if not under_torchrun():  # else Lightning would look for Slurm, MPI and others, and wait for their processes
+            options["plugins"] = [*options.get("plugins", ()), LightningEnvironment()]
         return L.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -146,7 +150,7 @@ def _has_tf32() -> bool:
 
 def _processes(devices: int) -> int:
     """The number of processes on this computer: as many as torchrun has started, or else what was asked for."""
-    if not torch.distributed.is_torchelastic_launched():
+    if not under_torchrun():
         return devices
     started = int(os.environ["LOCAL_WORLD_SIZE"])
     if int(os.environ["WORLD_SIZE"]) != started:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchdigits.engines.processes import is_first_process
 from torchdigits.errors import CheckpointError
 from torchdigits.files.checkpoints import parameters_of, read_checkpoint
 from torchdigits.files.networks import load_network, network_of
@@ -58,11 +58,6 @@ def table(rows: list[Row], header: bool = True) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
-
-
-def is_first_process() -> bool:
-    """Whether this is the first of the processes that Lightning or torchrun started for a run, or the only one."""
-    return int(os.environ.get("LOCAL_RANK") or 0) == 0
 
 
 @contextmanager

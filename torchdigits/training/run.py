@@ -12,13 +12,14 @@ import torch
 from torchdigits.data.datasets import DigitSplits, load_splits
 from torchdigits.engines.choice import Engine, choose_engine, products_of
 from torchdigits.engines.machine import Machine, find_machine, quiet, versions_here
+from torchdigits.engines.processes import is_first_process, own_processes
 from torchdigits.errors import CheckpointError, DataError, TorchDigitsError, root_cause
 from torchdigits.files.networks import load_network
 from torchdigits.files.writing import write_whole
 from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training.advice import advice
 from torchdigits.training.figures import plot_learning_curves
-from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for, is_first_process
+from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for
 from torchdigits.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class TrainedRun(NamedTuple):
     advice: list[str]
 
 
+@own_processes()
 def train(
     options: TrainOptions,
     saved: SavedRun | None = None,
