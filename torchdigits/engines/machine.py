@@ -137,6 +137,8 @@ def find_machine(accelerator: str = "auto", devices: int = 1, precision: str = "
     check_count("devices", devices)
     if accelerator == "gpu" and devices > gpus:
         raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} GPU(s) here")
+    if accelerator == "cpu" and devices > max(2, cores := os.cpu_count() or 1):
+        raise OptionError(f"--devices {devices}: that many processes are too many for {cores} cores")
     if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
         raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
     if precision == "tf32" and not (accelerator == "gpu" and _has_tf32()):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -22,6 +23,7 @@ from torchdigits.training.options import TrainOptions
 BEST, LAST, METRICS = "best.ckpt", "last.ckpt", "metrics.csv"
 MEASURED = ("training_cost", "training_accuracy", "validation_cost", "validation_accuracy")
 COLUMNS = ("epoch", *MEASURED, "seconds")  # of metrics.csv
+_MOST_COST = 5.001  # of ten outputs between 0 and 1, but for rounding
 STATE = "EpochLog"  # what the record of a run is called in its checkpoints
 
 Row = dict[str, Any]  # of metrics.csv, by COLUMNS
@@ -94,10 +96,10 @@ def resumed(run: Path | str) -> Iterator[SavedRun]:
         CheckpointError: there is no run, it is damaged or hostile, or its best network so far is lost.
         OptionError: another process trains there.
     """
-    path = Path(run) / LAST if Path(run).is_dir() else Path(run)
+    path = Path(run) / LAST if os.path.isdir(run) else Path(run)  # noqa: PTH112  # raises nothing, whatever the name
     if path.name != LAST:
         raise CheckpointError(f"--resume {run}: a run goes on from its folder, or the {LAST} in it")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise CheckpointError(f"--resume {run}: no run to go on with, as there is no {path}")
     if not is_first_process():
         yield read_run(path)
@@ -132,6 +134,8 @@ def _check_rows(rows: list[Row]) -> None:
         raise ValueError("its epochs are not 1, 2, 3, ...")
     if any(tuple(row) != COLUMNS or not all(map(isfinite, row.values())) for row in rows):
         raise ValueError("its metrics are not all numbers")
+    if any(not (0 <= row[name] <= (_MOST_COST if name.endswith("cost") else 1)) for row in rows for name in MEASURED):
+        raise ValueError("its metrics are not costs and accuracies")
 
 
 def _check_epoch(loops: dict[str, Any], epoch: int) -> None:
