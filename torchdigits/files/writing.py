@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders that one process writes to at a time."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from torchdigits.errors import OptionError
 
 LOCK = ".lock"  # the file in a run's or a sweep's folder that its process holds
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # of a file system
 _PART = ".torchdigits-"  # begins the name of a file until it is whole
 
 
@@ -43,9 +45,9 @@ def _name_new(part: Path, path: Path) -> None:
     """Give a file a second name, which must be new; raise FileExistsError if it is not."""
     try:
         path.hardlink_to(part)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
         path.open("xb").close()
         part.replace(path)
 
