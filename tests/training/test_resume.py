@@ -300,6 +300,7 @@ DAMAGES: dict[str, Callable[[State, State], object]] = {
     "epochs without end": lambda _, run: run["options"].update(epochs=10**4000),
     "a cost that no network has": lambda _, run: run["rows"][0].update(training_cost=1e308),
     "an accuracy over 1": lambda _, run: run["rows"][0].update(training_accuracy=1.1),
+    "no threads": lambda _, run: run.update(threads=0),
     "no number": lambda _, run: run["rows"][0].update(seconds="x"),
     "not finite": lambda _, run: run["rows"][1].update(training_cost=float("nan")),
     "not the end of an epoch": lambda checkpoint, _: loop(checkpoint)["epoch_progress"]["total"].update(processed=1),
@@ -360,6 +361,32 @@ def test_the_optimizer_is_the_runs_own_whatever_the_file_says(begun: Path, runs:
     with resumed(begun) as saved:
         run.train(replace(saved.options, epochs=5), saved)
     assert_same_run(begun, runs["eager"])
+
+
+def threads(count: Any) -> Callable[[State, State], object]:
+    """What makes a run one of so many threads."""
+    return lambda _, run: run.update(threads=count)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(
+    run_script: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchdigits.engines.machine._PRODUCTS_WORTH_THREADS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    seen: list[int] = []
+    monkeypatch.setattr(DigitClassifier, "on_train_epoch_start", lambda _: seen.append(torch.get_num_threads()))
+    change(begun / "last.ckpt", threads(2))
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 3)
+    assert (seen, torch.get_num_threads()) == ([2], 1)
+    assert outcome.out.startswith("Engine: ")
+    with resumed(begun) as saved:
+        assert saved.threads == 2
+    change(begun / "last.ckpt", threads(3))
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 4)
+    assert seen == [2, 1]
+    assert outcome.out.startswith("Begun with 3 threads of the CPU, goes on with 1: the last bits may differ\n")
+    change(begun / "last.ckpt", lambda _, run: run.pop("threads"))  # as an older version leaves it
+    assert run_script("train.py", "--resume", begun).out.startswith("Engine: ")
 
 
 def test_an_epoch_that_metrics_lack_is_found_again(run_script: Run, begun: Path) -> None:

@@ -37,6 +37,7 @@ class SavedRun(NamedTuple):
         options: as the run was begun or last gone on with; its engine and accelerator as they were chosen, its devices
             as the number of its processes.
         fingerprint: of the dataset.
+        threads: of the CPU, with which it was begun or last gone on with; None if an older version did not keep it.
         rows: of the finished epochs.
         checkpoint: all of it.
     """
@@ -44,6 +45,7 @@ class SavedRun(NamedTuple):
     folder: Path
     options: TrainOptions
     fingerprint: str
+    threads: int | None
     rows: list[Row]
     checkpoint: dict[str, Any]
 
@@ -120,13 +122,20 @@ def read_run(path: Path) -> SavedRun:
             raise ValueError("another program wrote it, or an older version, without the run's options")
         state = json.loads(checkpoint["callbacks"][STATE]["run"])
         options, rows, fingerprint = TrainOptions.from_plain(state["options"]), state["rows"], state["fingerprint"]
+        threads = _threads(state["threads"]) if "threads" in state else None  # which older versions did not keep
         _check_rows(rows)
         _check_epoch(checkpoint["loops"], len(rows))
         if network_of(parameters_of(checkpoint)).sizes != options.sizes:
             raise ValueError(f"its network has other hidden layers than {list(options.hidden)}")
     if best_of(rows) is not rows[-1]:  # else best.ckpt can be made of last.ckpt
         load_network(path.with_name(BEST))
-    return SavedRun(path.parent, options, fingerprint, rows, checkpoint)
+    return SavedRun(path.parent, options, fingerprint, threads, rows, checkpoint)
+
+
+def _threads(saved: Any) -> int:
+    if type(saved) is not int or not 1 <= saved < 2**31:
+        raise ValueError("its number of threads is damaged")
+    return saved
 
 
 def _check_rows(rows: list[Row]) -> None:
