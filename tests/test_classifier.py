@@ -200,7 +200,7 @@ def test_two_processes_take_the_updates_of_one(
         [sys.executable, *launcher, ROOT / "scripts" / "train.py", *options.split()],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "SLURM_NTASKS": "4"},
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

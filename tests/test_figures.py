@@ -72,6 +72,15 @@ def test_learning_curves_are_those_of_the_rows_and_mark_the_best_epoch(path: Pat
         assert np.ravel(best.get_ydata()) == rows[1][f"validation_{quantity}"]
 
 
+def test_a_figure_replaces_a_link_and_leaves_its_target_alone(path: Path) -> None:
+    (letter := path.with_name("letter")).write_text("dear")
+    path.symlink_to(letter)
+    plot_learning_curves(rows_of([0.5]), TITLE, path)
+    assert letter.read_text() == "dear"
+    assert not path.is_symlink()
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_learning_curves_of_one_epoch_are_points_at_a_whole_number(path: Path, drawn: list[Figure]) -> None:
     plot_learning_curves(rows_of([0.5]), TITLE, path)
     for axes in drawn[0].axes:

@@ -56,9 +56,11 @@ def reason(error: Exception) -> str:
 
 
 def check_count(what: str, count: int) -> None:
-    """Raise OptionError if a number of things (epochs, devices, examples in a mini-batch) is less than 1."""
+    """Raise OptionError if a number of things (epochs, devices, examples in a mini-batch) is less than 1, or absurd."""
     if count < 1:
         raise OptionError(f"{what} {count}: it must be 1 or more")
+    if count >= 2**31:  # it may have thousands of digits
+        raise OptionError(f"{what}: it must be less than {2**31:,}")
 
 
 def check_same_options(options: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:

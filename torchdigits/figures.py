@@ -1,11 +1,14 @@
 """What all figures share: their colours, their axes, and how they are saved."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
+
+from torchdigits.files.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +60,14 @@ def save_figure(figure: "Figure", title: str, path: Path) -> None:
     """
     lines = [fill(line, int(figure.get_figwidth() * 12)) for line in title.splitlines()]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10, parse_math=False)
+    write_figure(figure, path)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure's file, whole or not at all; a symbolic link is replaced, and its target left alone."""
     with any_letter():
-        figure.savefig(path)
+        figure.savefig(file := io.BytesIO(), format=path.suffix[1:])
+    write_whole(path, file.getvalue())
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Outcome, assert_one_line_error
 
+from torchdigits import SigmoidMLP
 from torchdigits.commands import sweep
+from torchdigits.files.networks import save_network
 from torchdigits.files.writing import locked
 from torchdigits.population import slices
 from torchdigits.population.ensemble import Trained
@@ -236,8 +238,17 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path
     assert_one_line_error(run_script(*again), "best.ckpt", "missing")
     (tmp_path / "aside").rename(network)
 
+    sound = network.read_bytes()
+    for content in (b"", (ROOT / "checkpoints" / "mnist-784-30-10.ckpt").read_bytes()[:5000]):
+        network.write_bytes(content)
+        assert_one_line_error(run_script(*again), "best.ckpt")
+    save_network(SigmoidMLP((784, 5, 10)), network, overwrite=True)
+    assert_one_line_error(run_script(*again), "best.ckpt is not the best network so far")
+    network.write_bytes(sound)
+
     good = table.read_text()
     for damaged in (
+        re.sub(r",\d+,\d+,(?=[\d ]*$)", ",1,291,", good, count=1, flags=re.MULTILINE),
         good.rsplit("\n", 2)[0],  # without the last row
         good.replace("validation_correct", "something"),
         re.sub(r"^(30,[\d.]+),\d", r"\1,7", good, flags=re.MULTILINE),  # another seed
@@ -259,6 +270,28 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path
     record.write_text('{"options": 3}')
     assert_one_line_error(run_script(*again), "sweep.json is not a record of a sweep")
     assert record.exists()
+
+
+@pytest.mark.usefixtures("slices_of_two")
+@pytest.mark.parametrize("target", ["accuracy.png", "sweep.csv"])
+def test_a_sweep_that_cannot_write_says_what_is_kept(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    with interrupted():
+        run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    replace = Path.replace
+
+    def too_large(self: Path, name: Path) -> Path:
+        if name.name == target:
+            raise OSError(27, "File too large")
+        return replace(self, name)
+
+    monkeypatch.setattr(Path, "replace", too_large)
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
+    kept = 6 if target == "accuracy.png" else 2
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"error: cannot write {tmp_path / target}: File too large; {kept} of 6 networks are")
+    assert outcome.err.count("\n") == 1
 
 
 def test_a_diverged_network_is_told_of(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,3 +39,10 @@ def test_the_compiled_engine_takes_one_device_and_full_precision(precision: str,
 def test_no_device_is_one_line() -> None:
     with pytest.raises(OptionError, match="devices 0: it must be 1 or more"):
         find_machine("cpu", 0)
+
+
+def test_more_processes_than_cores_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert find_machine("cpu", 4).devices == 4
+    with pytest.raises(OptionError, match="--devices 5: that many processes are too many for 4 cores"):
+        find_machine("cpu", 5)

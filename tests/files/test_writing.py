@@ -1,8 +1,14 @@
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from torchdigits.errors import OptionError
 from torchdigits.files.writing import (
@@ -112,3 +118,96 @@ def test_a_new_file_must_be_new_of_a_known_kind_and_in_a_folder(tmp_path: Path) 
         with pytest.raises(OptionError, match=rf"^--figure .*{name}: {words}"):
             check_new_file("--figure", tmp_path / name, (".png", ".svg"))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def crashing(patch: pytest.MonkeyPatch, moment: int, after: bool, failure: BaseException) -> None:
+    """Let the call number `moment` that touches the disk fail; after a kill, all others fail too.
+
+    A kill may come when the call has done its work.
+    """
+    calls = 0
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > moment and isinstance(failure, Killed):
+                raise failure
+            if calls == moment and not (after and isinstance(failure, Killed)):
+                raise failure
+            result = function(*arguments, **options)
+            if calls == moment:
+                raise failure
+            return result
+
+        return wrapped
+
+    for owner, name in ((os, "fsync"), *((Path, name) for name in ("open", "replace", "hardlink_to", "unlink"))):
+        patch.setattr(owner, name, wrap(getattr(owner, name)))
+
+
+@given(
+    old=st.none() | st.binary(),
+    overwrite=st.booleans(),
+    moment=st.integers(1, 8),
+    after=st.booleans(),
+    failure=st.sampled_from([Killed(), OSError(28, "No space left on device")]),
+)
+def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
+    old: bytes | None, overwrite: bool, moment: int, after: bool, failure: BaseException
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "x")
+        if old is not None:
+            path.write_bytes(old)
+        with pytest.MonkeyPatch.context() as patch:
+            crashing(patch, moment, after, failure)
+            try:
+                write_whole(path, b"new", overwrite)
+            except FileExistsError:
+                assert old is not None
+                assert not overwrite
+            except (OSError, Killed) as error:
+                assert error is failure  # noqa: PT017  # which call fails is drawn
+        allowed = [old] if old is not None and not overwrite else [old, b"new"]
+        assert (path.read_bytes() if path.exists() else None) in allowed
+        remove_parts(Path(name))
+        write_whole(path, b"newer")
+        assert path.read_bytes() == b"newer"
+        assert names(Path(name)) == ["x"]
+
+
+def test_a_new_file_can_be_written_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    write_whole(tmp_path / "x", b"new", overwrite=False)
+    assert (tmp_path / "x").read_bytes() == b"new"
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "x", b"newer", overwrite=False)
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / LOCK).symlink_to("letter")
+    with pytest.raises(OptionError, match="is a symbolic link; remove it"), locked(tmp_path):
+        pass
+    assert (tmp_path / "letter").read_text() == "dear"
+
+
+def test_a_folder_that_is_replaced_while_it_is_locked_hides_no_other_error(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(NotADirectoryError) as caught, locked(folder):  # noqa: PT012
+        folder.rename(tmp_path / "aside")
+        folder.touch()
+        write_whole(folder / "x", b"")
+    assert caught.value.filename == str(folder / "x")

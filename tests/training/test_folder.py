@@ -1,15 +1,22 @@
 """What is in a run's folder, whenever its process was stopped."""
 
+import csv
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from torchdigits import load_network
+from torchdigits import DigitClassifier, load_network
+from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.errors import CheckpointError
 from torchdigits.files import writing
 from torchdigits.training import callbacks, folder
@@ -79,3 +86,78 @@ def test_an_older_options_record_that_lacks_one_is_refused_in_one_line(run: Path
     torch.save(checkpoint, run / "last.ckpt")
     with pytest.raises(CheckpointError, match="an older version, without the run's options"), resumed(run):
         pass
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+@contextmanager
+def killed_at(what: str, moment: int) -> Iterator[None]:
+    """Let training end at this mini-batch, before this file is written, or after it has got its name."""
+    owner: Any = {"mini-batch": DigitClassifier, "writing": os, "written": Path}[what]
+    name = {"mini-batch": "on_train_batch_start", "writing": "fsync", "written": "replace"}[what]
+    function, calls = getattr(owner, name), 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == moment and what != "written":
+            raise Killed
+        result = function(*arguments, **options)
+        if calls == moment:
+            raise Killed
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        with suppress(Killed):
+            yield
+
+
+def train_on(folder: Path) -> None:
+    """Go on with the run in a folder, or begin it there if it has no epoch yet."""
+    if (run := folder / f"{OPTIONS.name}-run1").exists():
+        with resumed(run) as saved:
+            train(saved.options, saved)
+    else:
+        train(replace(OPTIONS, epochs=3, output=folder))
+
+
+def outcome(folder: Path) -> list[Any]:
+    """All that a run leaves, but for the seconds."""
+    (run,) = folder.iterdir()
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+    bits = [tensor.tolist() for name in ("best.ckpt", "last.ckpt") for tensor in weights(run / name)]
+    return [sorted(path.name for path in run.iterdir()), rows, bits]
+
+
+@pytest.fixture(scope="module")
+def few_digits(digits: DigitSplits) -> Iterator[None]:
+    """45 images are the dataset."""
+    few = DigitSplits(*(Digits(part.images[:45], part.labels[:45]) for part in digits))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchdigits.training.run.load_splits", lambda *_: few)
+        patch.setattr("torchdigits.training.run.plot_learning_curves", lambda rows, title, path: path.touch())
+        yield
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(few_digits: None, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train_on(folder)
+    return outcome(folder)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["mini-batch", "writing", "written"]), st.integers(1, 9)), max_size=4))
+def test_a_run_killed_at_any_moments_ends_with_the_same_bits(
+    uninterrupted: list[Any], kills: list[tuple[str, int]]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for what, moment in kills:
+            with killed_at(what, moment):
+                train_on(Path(name))
+        train_on(Path(name))
+        assert outcome(Path(name)) == uninterrupted

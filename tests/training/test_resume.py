@@ -259,6 +259,7 @@ def test_what_is_no_run_is_refused(run_script: Run, begun: Path, tmp_path: Path)
         (tmp_path / "nowhere", "nowhere"),
         (begun / "best.ckpt", "last.ckpt"),
         (begun / "run.json", "last.ckpt"),
+        (tmp_path / ("x" * 300), "goes on from its folder"),
     ):
         assert_one_line_error(run_script("train.py", "--resume", path), word)
     shutil.copy(begun / "best.ckpt", begun / "last.ckpt")  # which has no state of a run
@@ -292,6 +293,14 @@ DAMAGES: dict[str, Callable[[State, State], object]] = {
     "an epoch twice": lambda _, run: run["rows"].insert(0, run["rows"][0]),
     "no epoch": lambda _, run: run["rows"].clear(),
     "another column": lambda _, run: run["rows"][0].update(x=1.0),
+    "a folder with NUL": lambda _, run: run["options"].update(data_dir="\0"),
+    "half a character": lambda _, run: run["options"].update(data_dir="\ud800"),
+    "output with NUL": lambda _, run: run["options"].update(output="\0"),
+    "many devices": lambda _, run: run["options"].update(devices=10**400),
+    "epochs without end": lambda _, run: run["options"].update(epochs=10**4000),
+    "a cost that no network has": lambda _, run: run["rows"][0].update(training_cost=1e308),
+    "an accuracy over 1": lambda _, run: run["rows"][0].update(training_accuracy=1.1),
+    "no threads": lambda _, run: run.update(threads=0),
     "no number": lambda _, run: run["rows"][0].update(seconds="x"),
     "not finite": lambda _, run: run["rows"][1].update(training_cost=float("nan")),
     "not the end of an epoch": lambda checkpoint, _: loop(checkpoint)["epoch_progress"]["total"].update(processed=1),
@@ -352,6 +361,32 @@ def test_the_optimizer_is_the_runs_own_whatever_the_file_says(begun: Path, runs:
     with resumed(begun) as saved:
         run.train(replace(saved.options, epochs=5), saved)
     assert_same_run(begun, runs["eager"])
+
+
+def threads(count: Any) -> Callable[[State, State], object]:
+    """What makes a run one of so many threads."""
+    return lambda _, run: run.update(threads=count)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(
+    run_script: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchdigits.engines.machine._PRODUCTS_WORTH_THREADS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    seen: list[int] = []
+    monkeypatch.setattr(DigitClassifier, "on_train_epoch_start", lambda _: seen.append(torch.get_num_threads()))
+    change(begun / "last.ckpt", threads(2))
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 3)
+    assert (seen, torch.get_num_threads()) == ([2], 1)
+    assert outcome.out.startswith("Engine: ")
+    with resumed(begun) as saved:
+        assert saved.threads == 2
+    change(begun / "last.ckpt", threads(3))
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 4)
+    assert seen == [2, 1]
+    assert outcome.out.startswith("Begun with 3 threads of the CPU, goes on with 1: the last bits may differ\n")
+    change(begun / "last.ckpt", lambda _, run: run.pop("threads"))  # as an older version leaves it
+    assert run_script("train.py", "--resume", begun).out.startswith("Engine: ")
 
 
 def test_an_epoch_that_metrics_lack_is_found_again(run_script: Run, begun: Path) -> None:
@@ -472,6 +507,23 @@ def test_an_epoch_counts_as_kept_once_last_has_it(
     assert outcome.status == 2
     assert "last.ckpt: No space left on device; 2 of 5 epochs are kept" in outcome.err
     assert torch.load(begun / "last.ckpt", weights_only=True)["epoch"] == 1  # the second, counted from 0
+
+
+def test_a_folder_that_is_replaced_while_its_run_trains_is_one_line(
+    run_script: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_folder(self: DigitClassifier) -> None:
+        if begun.is_dir():
+            begun.rename(begun.with_name("aside"))
+            begun.touch()
+
+    monkeypatch.setattr(DigitClassifier, "on_train_epoch_start", replace_folder)
+    outcome = run_script("train.py", "--resume", begun, "--epochs", 3)
+    assert outcome.status == 2
+    assert (
+        outcome.err
+        == f"error: cannot write {begun}/last.ckpt: Not a directory; no epoch was finished, nothing is kept\n"
+    )
 
 
 def test_output_that_cannot_be_written_is_one_line(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,6 +277,27 @@ def test_what_torchrun_contradicts_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LOCAL_RANK": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "1", "WORLD_SIZE": "4"},
+        {"SLURM_NTASKS": "4", "RANK": "x", "MASTER_PORT": "x", "TORCHELASTIC_RUN_ID": "x"},
+    ],
+)
+def test_a_run_is_one_process_whatever_other_programs_say(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "last.ckpt").write_text("precious")
+    options = ("--dataset", "digits", "--epochs", 1, "--accelerator", "cpu", "--output", tmp_path)
+    outcome = run_script("train.py", *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "Engine: eager" in outcome.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{NAME}-run1", "last.ckpt"]
+    assert_one_line_error(run_script("train.py", "--epochs", 0), "epochs 0")
+
+
 def test_an_output_that_cannot_be_written_is_one_line(run_script: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "dangling").symlink_to(tmp_path / "not there" / "disk")

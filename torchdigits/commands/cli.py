@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchdigits.commands.options import call, parse, perhaps
+from torchdigits.engines.processes import is_first_process, own_processes
 from torchdigits.errors import Interrupted, OptionError, TorchDigitsError, printable
 from torchdigits.version import __version__
 
@@ -65,7 +66,7 @@ def main(command: Callable[..., Any], resumed: Callable[[Path], AbstractContextM
             130 after Ctrl-C, or what else Interrupted says; with 1 if nobody reads what is printed any more, or a run
             has diverged.
     """
-    with _one_line_errors():
+    with _one_line_errors(), own_processes():
         words, program = options_given(), shlex.join(command_words())
         given = parse(command, words, program)
         if resumed is None or given["resume"] is None:
@@ -184,5 +185,5 @@ def _end_output() -> None:
 
 
 def _fail(message: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one says it
+    if is_first_process():  # of several processes, one says it
         sys.stderr.write(f"error: {printable(message)}\n")

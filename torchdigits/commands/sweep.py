@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -64,21 +64,35 @@ def sweep(
         Interrupted: Ctrl-C or SIGTERM came.
     """
     folder: SweepFolder | None = None
-    with catching_signals(lambda: _kept(folder, options, resume)), ExitStack() as stack, quiet():
+    with _one_line(lambda: _kept(folder, options, resume)), ExitStack() as stack, quiet():
         place = _place(accelerator, cluster, stack)
         splits = load_splits(options.dataset, data_dir)
         folder = stack.enter_context(opened(output, options, resume))
+        folder.check_counts(splits)
         part = _train(folder, place, splits)
         summaries, dataset = summarise(folder.rows), splits.summary()
         best = folder.best and cells_of(folder.best)
         folder.record({"dataset": dataset, "best": best, "summaries": [each._asdict() for each in summaries]})
-    draw_sweep(folder.rows, dataset["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
+        draw_sweep(folder.rows, dataset["test"], f"{options.dataset}, seeds 0 to {options.seeds - 1}", output)
     _show(summaries, options.epochs, dataset["test"])
     if part["networks"]:
         each = part["seconds"] / part["networks"] / options.epochs
         print(f"Trained in {part['seconds']:.1f} s, {each:.3f} s a network and epoch")
     if folder.best is not None:
         _praise(folder.best, dataset["validation"], dataset["test"], output)
+
+
+@contextmanager
+def _one_line(kept: Callable[[], str]) -> Iterator[None]:
+    """Say what is kept if Ctrl-C or SIGTERM comes, or a file cannot be written."""
+    try:
+        with catching_signals(kept):
+            yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"cannot write {error.filename or 'to the disk'}: {error.strerror}"
+        raise OptionError(f"{what}; {kept()}") from error
 
 
 def _kept(folder: SweepFolder | None, options: SweepOptions, resume: bool) -> str:

@@ -4,9 +4,12 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from torchdigits.commands.cli import catching_signals, command_line
+from torchdigits.engines.processes import is_first_process
 from torchdigits.errors import CheckpointError, OptionError
-from torchdigits.training.folder import BEST, LAST, SavedRun, is_first_process, read_run
+from torchdigits.training.folder import BEST, LAST, SavedRun, read_run
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train as train_run
 
@@ -34,6 +37,8 @@ def train(options: TrainOptions, *, resume: Path | None = None, saved: SavedRun 
     def started(where: Path, engine: "Engine") -> None:
         nonlocal folder
         folder = where
+        if saved is not None and saved.threads not in (None, now := torch.get_num_threads()):
+            print(f"Begun with {saved.threads} threads of the CPU, goes on with {now}: the last bits may differ")
         print(f"Engine: {engine}", flush=True)
 
     with catching_signals(lambda: _kept(folder, options, saved)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from torchdigits.engines.processes import under_torchrun
 from torchdigits.errors import OptionError, check_count
 from torchdigits.version import __version__
 
@@ -94,7 +95,10 @@ class Machine:
     def trainer(self, **options: Any) -> "L.Trainer":
         """A Trainer for this machine, deterministic and silent; `options` are more of its arguments."""
         import lightning as L
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+        if not under_torchrun():  # else Lightning would look for Slurm, MPI and others, and wait for their processes
+            options["plugins"] = [*options.get("plugins", ()), LightningEnvironment()]
         return L.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -108,9 +112,9 @@ class Machine:
             **options,
         )
 
-    def settings(self, products: int) -> AbstractContextManager[None]:
+    def settings(self, products: int, threads: int | None = None) -> AbstractContextManager[None]:
         """`torch_settings` for mini-batches of so many products, in this machine's precision."""
-        return torch_settings(products, PRECISIONS[self.precision].dtype)
+        return torch_settings(products, PRECISIONS[self.precision].dtype, threads)
 
 
 def find_machine(accelerator: str = "auto", devices: int = 1, precision: str = "32") -> Machine:
@@ -133,6 +137,8 @@ def find_machine(accelerator: str = "auto", devices: int = 1, precision: str = "
     check_count("devices", devices)
     if accelerator == "gpu" and devices > gpus:
         raise OptionError(f"--devices {devices}: torch {torch.__version__} finds {gpus} GPU(s) here")
+    if accelerator == "cpu" and devices > max(2, cores := os.cpu_count() or 1):
+        raise OptionError(f"--devices {devices}: that many processes are too many for {cores} cores")
     if accelerator == "gpu" and precision == "64" and not torch.cuda.is_available():
         raise OptionError("--precision 64: this GPU has no 64-bit numbers; use --accelerator cpu")
     if precision == "tf32" and not (accelerator == "gpu" and _has_tf32()):
@@ -146,7 +152,7 @@ def _has_tf32() -> bool:
 
 def _processes(devices: int) -> int:
     """The number of processes on this computer: as many as torchrun has started, or else what was asked for."""
-    if not torch.distributed.is_torchelastic_launched():
+    if not under_torchrun():
         return devices
     started = int(os.environ["LOCAL_WORLD_SIZE"])
     if int(os.environ["WORLD_SIZE"]) != started:
@@ -157,10 +163,10 @@ def _processes(devices: int) -> int:
 
 
 @contextmanager
-def torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
+def torch_settings(products: int, dtype: torch.dtype, threads: int | None = None) -> Iterator[None]:
     """Set what a run needs of torch's settings, and put all of them back afterwards.
 
-    - One CPU thread if a mini-batch takes few products: several are slower then, and round in another way.
+    - One CPU thread if a mini-batch takes few products: several are slower then. Another number rounds in another way.
     - Deterministic algorithms, as Lightning's Trainer sets them too. But torch then also fills new memory with NaN,
       which takes as long as an update: not here.
     - The default type. All of this is set early: a change later would compile everything again.
@@ -168,12 +174,15 @@ def torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
     Args:
         products: multiplications of a mini-batch with the weights.
         dtype: the default type of floats.
+        threads: of the CPU, if a mini-batch takes many products and there are as many cores. Default: those torch has.
     """
     memory: Any = torch.utils.deterministic
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled, default_dtype = memory.fill_uninitialized_memory, torch.get_default_dtype()
     if products < _PRODUCTS_WORTH_THREADS:
         torch.set_num_threads(1)
+    elif threads is not None and threads <= (os.cpu_count() or 1):
+        torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Lightning sets it too, but only with the Trainer
     torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False
@@ -181,7 +190,7 @@ def torch_settings(products: int, dtype: torch.dtype) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic)
         memory.fill_uninitialized_memory = filled
         torch.set_default_dtype(default_dtype)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders that one process writes to at a time."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from torchdigits.errors import OptionError
 
 LOCK = ".lock"  # the file in a run's or a sweep's folder that its process holds
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # of a file system
 _PART = ".torchdigits-"  # begins the name of a file until it is whole
 
 
@@ -27,14 +29,27 @@ def write_whole(path: Path, content: bytes, overwrite: bool = True) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if not overwrite:
-            path.open("xb").close()  # fails if the file has appeared meanwhile
-        part.replace(path)
+        if overwrite:
+            part.replace(path)
+        else:
+            _name_new(part, path)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, and the first error says so
+            part.unlink(missing_ok=True)
+
+
+def _name_new(part: Path, path: Path) -> None:
+    """Give a file a second name, which must be new; raise FileExistsError if it is not."""
+    try:
+        path.hardlink_to(part)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        path.open("xb").close()
+        part.replace(path)
 
 
 def remove_parts(folder: Path) -> None:
@@ -92,6 +107,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     if not folder.is_dir():  # FileLock would make it
         raise OptionError(f"{folder}: there is no such folder")
+    if (folder / LOCK).is_symlink():  # FileLock might empty its target
+        raise OptionError(f"{folder / LOCK}: it is a symbolic link; remove it")
     lock = FileLock(folder / LOCK)
     try:
         (folder / LOCK).touch()  # which says why, where FileLock would only wait
@@ -103,7 +120,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, or read-only by now
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

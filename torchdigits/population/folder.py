@@ -3,13 +3,15 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import DataError, OptionError, check_same_options
-from torchdigits.files.networks import save_network
+from torchdigits.files.networks import load_network, save_network
 from torchdigits.files.reading import read_json, read_table, reading
 from torchdigits.files.writing import locked, make_empty_folder, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
@@ -77,6 +79,17 @@ class SweepFolder:
             candidate.unlink()
         if self.best is not None and not (self.folder / BEST).exists():
             raise DataError(f"{self.folder / BEST} is missing: it has the best network so far")
+        if self.best is not None and load_network(self.folder / BEST).sizes != self.best.member.sizes:
+            raise DataError(f"{self.folder / BEST} is not the best network so far: it has other layers")
+
+    def check_counts(self, splits: DigitSplits) -> None:
+        """Raise DataError if a network has recognised more images than the dataset has."""
+        counts = ((row.validation_correct or 0, row.test_correct or 0) for row in self.rows)
+        most = len(splits.validation.labels), len(splits.test.labels)
+        if any(validation > most[0] or test > most[1] for validation, test in counts):
+            raise DataError(
+                f"{self.folder / TABLE} is not the table of this sweep: it counts more images than there are"
+            )
 
     def missing(self) -> list[Member]:
         known = {row.member for row in self.rows}
@@ -116,10 +129,7 @@ class SweepFolder:
         )
 
     def _write(self, name: str, content: str) -> None:
-        try:
-            write_whole(self.folder / name, content.encode())
-        except OSError as error:
-            raise OptionError(f"cannot write {self.folder / name}: {error.strerror}") from error
+        write_whole(self.folder / name, content.encode())
 
 
 @contextmanager
@@ -130,7 +140,7 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
         OptionError, DataError: the folder is not empty, or in use, or there is nothing in it to go on with.
     """
     sweep = SweepFolder(folder, options)
-    if resume and not folder.is_dir():
+    if resume and not os.path.isdir(folder):  # noqa: PTH112  # raises nothing, whatever the name
         raise OptionError(f"--resume: there is no sweep in {folder}")
     if not resume:
         make_empty_folder("--output", folder, "; to go on with a sweep, use --resume")
@@ -144,7 +154,8 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
         finally:
             if not (folder / TABLE).exists():  # nothing to go on with, so nothing in the way of a new one
                 for path in (folder / RECORD, *folder.glob(f"{_CANDIDATE}*.ckpt")):
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # the folder may be gone, or read-only by now
+                        path.unlink(missing_ok=True)
 
 
 def read_rows(table: Path, most: int = 10**6) -> list[Row]:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from torchdigits.figures import BLUE, ORANGE, any_letter, blue_to_orange, new_figure, save_figure, white_to_orange
+from torchdigits.figures import (
+    BLUE,
+    ORANGE,
+    any_letter,
+    blue_to_orange,
+    new_figure,
+    save_figure,
+    white_to_orange,
+    write_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -183,7 +192,7 @@ def plot_preparation(strips: Sequence[Strip], path: Path) -> None:
                 axes.spines[:].set_color("#bbbbbb")
             for axes in places[len(strip.steps) :]:
                 axes.set_axis_off()
-        figure.savefig(path)
+    write_figure(figure, path)
 
 
 def _draw_title(row: "SubFigure", name: str, answer: str) -> None:

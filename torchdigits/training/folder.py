@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchdigits.engines.processes import is_first_process
 from torchdigits.errors import CheckpointError
 from torchdigits.files.checkpoints import parameters_of, read_checkpoint
 from torchdigits.files.networks import load_network, network_of
@@ -21,6 +22,7 @@ from torchdigits.training.options import TrainOptions
 BEST, LAST, METRICS = "best.ckpt", "last.ckpt", "metrics.csv"
 MEASURED = ("training_cost", "training_accuracy", "validation_cost", "validation_accuracy")
 COLUMNS = ("epoch", *MEASURED, "seconds")  # of metrics.csv
+_MOST_COST = 5.001  # of ten outputs between 0 and 1, but for rounding
 STATE = "EpochLog"  # what the record of a run is called in its checkpoints
 
 Row = dict[str, Any]  # of metrics.csv, by COLUMNS
@@ -34,6 +36,7 @@ class SavedRun(NamedTuple):
         options: as the run was begun or last gone on with; its engine and accelerator as they were chosen, its devices
             as the number of its processes.
         fingerprint: of the dataset.
+        threads: of the CPU, with which it was begun or last gone on with; None if an older version did not keep it.
         rows: of the finished epochs.
         checkpoint: all of it.
     """
@@ -41,6 +44,7 @@ class SavedRun(NamedTuple):
     folder: Path
     options: TrainOptions
     fingerprint: str
+    threads: int | None
     rows: list[Row]
     checkpoint: dict[str, Any]
 
@@ -57,11 +61,6 @@ def table(rows: list[Row], header: bool = True) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
-
-
-def is_first_process() -> bool:
-    """Whether this is the first of the processes that Lightning or torchrun started for a run, or the only one."""
-    return int(os.environ.get("LOCAL_RANK") or 0) == 0
 
 
 @contextmanager
@@ -98,10 +97,10 @@ def resumed(run: Path | str) -> Iterator[SavedRun]:
         CheckpointError: there is no run, it is damaged or hostile, or its best network so far is lost.
         OptionError: another process trains there.
     """
-    path = Path(run) / LAST if Path(run).is_dir() else Path(run)
+    path = Path(run) / LAST if os.path.isdir(run) else Path(run)  # noqa: PTH112  # raises nothing, whatever the name
     if path.name != LAST:
         raise CheckpointError(f"--resume {run}: a run goes on from its folder, or the {LAST} in it")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise CheckpointError(f"--resume {run}: no run to go on with, as there is no {path}")
     if not is_first_process():
         yield read_run(path)
@@ -122,13 +121,20 @@ def read_run(path: Path) -> SavedRun:
             raise ValueError("another program wrote it, or an older version, without the run's options")
         state = parse_json(checkpoint["callbacks"][STATE]["run"])
         options, rows, fingerprint = TrainOptions.from_plain(state["options"]), state["rows"], state["fingerprint"]
+        threads = _threads(state["threads"]) if "threads" in state else None  # which older versions did not keep
         _check_rows(rows)
         _check_epoch(checkpoint["loops"], len(rows))
         if network_of(parameters_of(checkpoint)).sizes != options.sizes:
             raise ValueError(f"its network has other hidden layers than {list(options.hidden)}")
     if best_of(rows) is not rows[-1]:  # else best.ckpt can be made of last.ckpt
         load_network(path.with_name(BEST))
-    return SavedRun(path.parent, options, fingerprint, rows, checkpoint)
+    return SavedRun(path.parent, options, fingerprint, threads, rows, checkpoint)
+
+
+def _threads(saved: Any) -> int:
+    if type(saved) is not int or not 1 <= saved < 2**31:
+        raise ValueError("its number of threads is damaged")
+    return saved
 
 
 def _check_rows(rows: list[Row]) -> None:
@@ -136,6 +142,8 @@ def _check_rows(rows: list[Row]) -> None:
         raise ValueError("its epochs are not 1, 2, 3, ...")
     if any(tuple(row) != COLUMNS or not all(map(isfinite, row.values())) for row in rows):
         raise ValueError("its metrics are not all numbers")
+    if any(not (0 <= row[name] <= (_MOST_COST if name.endswith("cost") else 1)) for row in rows for name in MEASURED):
+        raise ValueError("its metrics are not costs and accuracies")
 
 
 def _check_epoch(loops: dict[str, Any], epoch: int) -> None:

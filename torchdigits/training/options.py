@@ -1,12 +1,13 @@
 """What a run is told: checked once, saved with the run, and compared when it goes on."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torchdigits.data.batches import check_seed
-from torchdigits.errors import OptionError, check_count, check_same_options
+from torchdigits.errors import OptionError, check_count, check_same_options, reason
 from torchdigits.sgd import check_learning_rate
 
 # These may differ when a run goes on: the rest would make another run of it.
@@ -51,7 +52,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "data_dir", self.data_dir and Path(self.data_dir).resolve())
+        _resolved("--output", self.output)
+        object.__setattr__(self, "data_dir", self.data_dir and _resolved("--data-dir", Path(self.data_dir)))
         for name, count in (("epochs", self.epochs), ("batch size", self.batch_size), ("devices", self.devices)):
             check_count(name, count)
         if min(self.hidden, default=1) < 1:
@@ -106,6 +108,15 @@ class TrainOptions:
         """The options that may differ when a run goes on, and do, as JSON can hold them."""
         theirs = saved.to_plain()
         return {name: value for name, value in self.to_plain().items() if name in FREE and value != theirs[name]}
+
+
+def _resolved(option: str, path: Path) -> Path:
+    """The absolute path. Raises OptionError if the system can have none of this name."""
+    try:
+        os.fsencode(path)
+        return path.resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # NUL or half a character; until Python 3.13, a loop of links
+        raise OptionError(f"{option} {str(path)[:300]!r}: there can be no such folder: {reason(error)}") from error
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -12,13 +12,14 @@ import torch
 from torchdigits.data.datasets import DigitSplits, load_splits
 from torchdigits.engines.choice import Engine, choose_engine, products_of
 from torchdigits.engines.machine import Machine, find_machine, quiet, versions_here
+from torchdigits.engines.processes import is_first_process, own_processes
 from torchdigits.errors import CheckpointError, DataError, TorchDigitsError, root_cause
 from torchdigits.files.networks import load_network
 from torchdigits.files.writing import write_whole
 from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training.advice import advice
 from torchdigits.training.figures import plot_learning_curves
-from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for, is_first_process
+from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for
 from torchdigits.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class TrainedRun(NamedTuple):
     advice: list[str]
 
 
+@own_processes()
 def train(
     options: TrainOptions,
     saved: SavedRun | None = None,
@@ -59,7 +61,8 @@ def train(
     """Train a network, and test the best of its epochs.
 
     The run's folder gets best.ckpt (by validation accuracy), last.ckpt, metrics.csv, curve.png and run.json. The same
-    seed on the same machine gives the same network, bit for bit, also if the run is interrupted and goes on.
+    seed on the same machine, with as many threads, gives the same network, bit for bit, also if the run is interrupted
+    and goes on: then it has the threads that it was begun with.
 
     To go on with a run: `with resumed(folder) as saved: train(replace(saved.options, epochs=60), saved)`.
 
@@ -89,7 +92,8 @@ def train(
     classifier = DigitClassifier(options.sizes, options.learning_rate)
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        stack.enter_context(machine.settings(products_of(classifier, options.batch_size)))
+        products, threads = products_of(classifier, options.batch_size), None if saved is None else saved.threads
+        stack.enter_context(machine.settings(products, threads))
         classifier, engine = choose_engine(
             options.engine, classifier, splits.training, options.batch_size, options.epochs, machine
         )
@@ -97,7 +101,7 @@ def train(
         if is_first_process():
             on_start(output, engine)
         chosen = options.to_plain() | {"accelerator": machine.accelerator, "engine": engine.name}
-        state = {"options": chosen, "fingerprint": dataset["sha256"]}
+        state = {"options": chosen, "fingerprint": dataset["sha256"], "threads": torch.get_num_threads()}
         record = EpochRecord(output, state, [] if saved is None else saved.rows)
         datamodule = DigitsDataModule(
             splits, batch_size=options.batch_size, seed=options.seed, block_size=engine.block_size
