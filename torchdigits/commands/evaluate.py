@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from torchdigits.data.datasets import Digits, load_splits
-from torchdigits.errors import DataError, reason
+from torchdigits.errors import DataError, printable, reason
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.files.writing import check_new_file, make_empty_folder
 from torchdigits.recognition.measuring import measure
@@ -50,10 +50,11 @@ def evaluate(
         make_empty_folder("--figures", figures)
         check_new_file("--figures", figures / REPORT, (".md",))
     measured = measure(network, digits)
-    name = str(Path(*path.parts[-2:]) if checkpoint is None else path)
+    name = printable(Path(*path.parts[-2:]) if checkpoint is None else path)
     options = {"--checkpoint": checkpoint, "--dataset": dataset, "--data-dir": data_dir, "--split": split}
     words = [str(word) for option in {**options, "--figures": figures}.items() if option[1] for word in option]
-    command = shlex.join(["torchdigits", "evaluate", *words])  # in a file that is kept, without a path of this machine
+    # In a file that is kept, without a path of this machine
+    command = printable(shlex.join(["torchdigits", "evaluate", *words]))
     subject = Subject(network, path, name, digits, f"{split} images of {dataset}", measured, command)
     found: dict[str, object] = {"checkpoint": str(path), "dataset": dataset, "split": split}
     found |= {"correct": measured.correct, "total": measured.total}
@@ -86,7 +87,7 @@ def _read_curves(folder: Path) -> Curves | None:
         if not all(0 <= number < 1e6 for row in rows for number in row.values()):
             raise ValueError("it has numbers that no epoch has")
         if not record.exists():  # the run was interrupted
-            return rows, f"Learning curves of {folder.resolve().name}"
+            return rows, printable(f"Learning curves of {folder.resolve().name}")
         title = title_of_run(json_format.loads(record.read_text(encoding="utf-8")))
         if len(title) > 1000 or not title.isprintable():
             raise ValueError("its options are not a run's")

@@ -1,5 +1,6 @@
 """What a run is told: checked once, saved with the run, and compared when it goes on."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "data_dir", self.data_dir and Path(self.data_dir).resolve())
+        object.__setattr__(self, "data_dir", self.data_dir and Path(self.data_dir).absolute())
         for name, count in (("epochs", self.epochs), ("batch size", self.batch_size), ("devices", self.devices)):
             check_count(name, count)
         if min(self.hidden, default=1) < 1:
@@ -96,7 +97,7 @@ class TrainOptions:
             OptionError: it would be another run, or has more epochs already.
         """
         same = {name: getattr(saved, name) for name in FREE}
-        if folder.resolve().parent == self.output.resolve():  # the folder may have been moved
+        if os.path.dirname(os.path.realpath(folder)) == os.path.realpath(self.output):  # the folder may have been moved
             same["output"] = saved.output
         check_same_options(replace(self, **same).to_plain(), saved.to_plain(), f"the run in {folder}")
         if self.epochs < finished:
