@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Outcome, assert_one_line_error
@@ -30,10 +31,10 @@ def one(tmp_path: Path) -> Path:
     return path
 
 
-def python(*words: str, redirected: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str, redirected: str = "", **changed: str) -> subprocess.CompletedProcess[str]:
     """Run Python from a shell that redirects its output."""
     command = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | environment
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | changed
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
 
 
@@ -59,10 +60,8 @@ def test_the_help_of_a_command_that_cannot_be_written_is_no_traceback() -> None:
 
 def test_letters_that_cannot_be_shown_are_escaped(one: Path, tmp_path: Path) -> None:
     named = one.rename(tmp_path / "\xe9.png")
-    words = ["-c", "import sys; from torchdigits.commands.cli import main; main(print)"]
-    code = "import sys\nfrom torchdigits.commands.cli import main\ndef show(*, name: str) -> None:\n    print(name)\nmain(show)"
-    words = ["-c", code, "--name", str(named)]
-    done = python(*words[:2], "x", *words[2:], PYTHONIOENCODING="ascii")
+    code = "from torchdigits.commands.cli import main\ndef show(name: str) -> None:\n    print(name)\nmain(show)"
+    done = python("-c", code, "show", str(named), PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/\\xe9.png\n", "")
 
 
@@ -179,3 +178,20 @@ def test_patterns_end_where_links_lead_back_and_skip_what_is_no_file(
         assert len(found) < 20
     assert predict._files([Path("d")]) == ([Path("d/one.png")], False)
     assert time.monotonic() - start < 5
+
+
+def test_of_two_that_draw_one_file_the_second_says_so(
+    run_script: Run, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = tmp_path / "show.png"
+    draw = predict.plot_preparation
+
+    def meanwhile(*words: Any) -> None:
+        show.write_text("another's")
+        draw(*words)
+
+    monkeypatch.setattr("torchdigits.commands.predict.plot_preparation", meanwhile)
+    outcome = run_script("predict.py", one, "--show", show)
+    assert (outcome.status, outcome.err) == (2, f"error: --show {show}: it exists already; choose another name\n")
+    assert show.read_text() == "another's"
+    assert sorted(tmp_path.iterdir()) == [one, show]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchdigits.errors import ImageError, OptionError, printable
 from torchdigits.figures import FIGURE_SUFFIXES
-from torchdigits.files.writing import check_new_file
+from torchdigits.files.writing import becoming, check_new_file
 from torchdigits.recognition.figures import Strip, plot_preparation
 from torchdigits.recognition.pictures import SUFFIXES, quiet_pillow
 from torchdigits.recognition.preparation import preparation
@@ -68,7 +68,8 @@ def predict(
             answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
             print(f"{name}: {answers}", flush=True)
     if show is not None and strips:
-        plot_preparation(strips, show)
+        with becoming("--show", show) as part:
+            plot_preparation(strips, part)
     if failed:
         raise SystemExit(2)
 

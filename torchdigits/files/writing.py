@@ -56,6 +56,24 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
         raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
 
+@contextmanager
+def becoming(option: str, file: Path) -> Iterator[Path]:
+    """Another name for what is to be a new file: what was written there when the block ends becomes the file.
+
+    Raises OptionError, which begins with `option`, if the file has appeared meanwhile.
+    """
+    part = file.with_name(f"{_PART}{secrets.token_hex(8)}{file.suffix}")
+    try:
+        yield part
+        if part.exists():
+            try:
+                write_whole(file, part.read_bytes(), overwrite=False)
+            except FileExistsError:
+                raise OptionError(f"{option} {file}: it exists already; choose another name") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
     """Make a folder, and those above it.
 
