@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, Outcome, assert_one_line_error
 from PIL import Image, ImageDraw
 
-from torchdigits.commands import cli, predict
+from torchdigits.commands import cli, evaluate, predict
 from torchdigits.files.networks import shipped_checkpoint
 
 Run = Callable[..., Outcome]
@@ -195,3 +195,23 @@ def test_of_two_that_draw_one_file_the_second_says_so(
     assert (outcome.status, outcome.err) == (2, f"error: --show {show}: it exists already; choose another name\n")
     assert show.read_text() == "another's"
     assert sorted(tmp_path.iterdir()) == [one, show]
+
+
+def test_of_two_that_report_into_one_folder_the_second_says_so(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--dataset", "digits", "--figures", tmp_path / "report"]
+    measure, others = evaluate.measure, []
+
+    def meanwhile(*of: Any) -> Any:
+        monkeypatch.setattr(evaluate, "measure", measure)
+        with pytest.raises(SystemExit):
+            cli.main("evaluate")
+        others.append(True)
+        return measure(*of)
+
+    monkeypatch.setattr(evaluate, "measure", meanwhile)
+    outcome = run_script("evaluate.py", *words)
+    assert (outcome.status, others) == (0, [True])
+    assert outcome.err == f"error: --figures {tmp_path}/report: it is not empty, and nothing is overwritten\n"
+    assert not (tmp_path / "report" / ".lock").exists()

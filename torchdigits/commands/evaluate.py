@@ -3,16 +3,17 @@
 import csv
 import json as json_format
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 from torchdigits.data.datasets import Digits, load_splits
 from torchdigits.errors import DataError, printable, reason
 from torchdigits.files.networks import shipped_checkpoint
-from torchdigits.files.writing import check_new_file, make_empty_folder
+from torchdigits.files.writing import empty_folder
 from torchdigits.recognition.measuring import measure
 from torchdigits.recognition.recognizer import load_digit_network
-from torchdigits.recognition.report import REPORT, Subject, write_report
+from torchdigits.recognition.report import Subject, write_report
 
 Curves = tuple[list[dict[str, float]], str]  # the rows of metrics.csv, and the title of their figure
 
@@ -39,31 +40,29 @@ def evaluate(
 
     Raises:
         CheckpointError: the file holds no network of 784 inputs and 10 outputs.
-        OptionError: the folder for figures is not empty, or cannot be made.
+        OptionError: the folder for figures is not empty, or in use, or cannot be made.
         DataError: the dataset cannot be had, or what the run recorded beside the checkpoint is damaged.
     """
     path = shipped_checkpoint() if checkpoint is None else checkpoint
     network = load_digit_network(path)
     curves = None if figures is None else _read_curves(path.parent)
     digits: Digits = getattr(load_splits(dataset, data_dir), split)
-    if figures is not None:
-        make_empty_folder("--figures", figures)
-        check_new_file("--figures", figures / REPORT, (".md",))
-    measured = measure(network, digits)
-    name = printable(Path(*path.parts[-2:]) if checkpoint is None else path)
-    options = {"--checkpoint": checkpoint, "--dataset": dataset, "--data-dir": data_dir, "--split": split}
-    words = [str(word) for option in {**options, "--figures": figures}.items() if option[1] for word in option]
-    # In a file that is kept, without a path of this machine
-    command = printable(shlex.join(["torchdigits", "evaluate", *words]))
-    subject = Subject(network, path, name, digits, f"{split} images of {dataset}", measured, command)
-    found: dict[str, object] = {"checkpoint": str(path), "dataset": dataset, "split": split}
-    found |= {"correct": measured.correct, "total": measured.total}
-    found |= {"accuracy": measured.correct / measured.total, "cost": measured.cost}
-    lines = [subject.result]
-    if figures is not None:
-        found["report"] = str(write_report(subject, figures, _curves_section(curves, figures)))
-        lines.append(f"Report: {found['report']}")
-    print(json_format.dumps(found) if json else "\n".join(lines))
+    with nullcontext() if figures is None else empty_folder("--figures", figures):
+        measured = measure(network, digits)
+        name = printable(Path(*path.parts[-2:]) if checkpoint is None else path)
+        options = {"--checkpoint": checkpoint, "--dataset": dataset, "--data-dir": data_dir, "--split": split}
+        words = [str(word) for option in {**options, "--figures": figures}.items() if option[1] for word in option]
+        # In a file that is kept, without a path of this machine
+        command = printable(shlex.join(["torchdigits", "evaluate", *words]))
+        subject = Subject(network, path, name, digits, f"{split} images of {dataset}", measured, command)
+        found: dict[str, object] = {"checkpoint": str(path), "dataset": dataset, "split": split}
+        found |= {"correct": measured.correct, "total": measured.total}
+        found |= {"accuracy": measured.correct / measured.total, "cost": measured.cost}
+        lines = [subject.result]
+        if figures is not None:
+            found["report"] = str(write_report(subject, figures, _curves_section(curves, figures)))
+            lines.append(f"Report: {found['report']}")
+        print(json_format.dumps(found) if json else "\n".join(lines))
 
 
 def _read_curves(folder: Path) -> Curves | None:

@@ -74,18 +74,24 @@ def becoming(option: str, file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
-    """Make a folder, and those above it.
+@contextmanager
+def empty_folder(option: str, folder: Path, way_out: str = "") -> Iterator[None]:
+    """Make a folder, and those above it; no other process can write there until the block ends.
 
-    Raises OptionError, which begins with `option`, if it is not empty (and ends with `way_out`) or cannot be made.
+    Raises OptionError, which begins with `option`, if it is not empty (and ends with `way_out`) or cannot be made; also
+    if another process is writing there, or nothing can be written.
     """
+    not_empty = OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        empty = not any(folder.iterdir())
+        if any(folder.iterdir()):
+            raise not_empty
     except OSError as error:
         raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None
-    if not empty:
-        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
+    with locked(folder):
+        if any(path.name != LOCK for path in folder.iterdir()):  # another process has finished in between
+            raise not_empty
+        yield
 
 
 def new_folder(output: Path, name: str) -> Path:
