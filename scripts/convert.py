@@ -1,7 +1,6 @@
 """Convert a trained network to another format: python scripts/convert.py SOURCE TARGET"""
 
 from torchdigits.commands.cli import main
-from torchdigits.commands.convert import convert
 
 if __name__ == "__main__":
-    main(convert)
+    main("convert")

@@ -1,7 +1,6 @@
 """Check this machine's torch against back-propagation by hand: python scripts/parity.py"""
 
 from torchdigits.commands.cli import main
-from torchdigits.commands.parity import parity
 
 if __name__ == "__main__":
-    main(parity)
+    main("parity")

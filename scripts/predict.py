@@ -1,7 +1,6 @@
 """Recognise the digits in pictures: python scripts/predict.py PICTURE ..."""
 
 from torchdigits.commands.cli import main
-from torchdigits.commands.predict import predict
 
 if __name__ == "__main__":
-    main(predict)
+    main("predict")

@@ -1,7 +1,6 @@
 """A page to draw digits on, and an API that recognises them: python scripts/serve.py"""
 
 from torchdigits.commands.cli import main
-from torchdigits.commands.serve import serve
 
 if __name__ == "__main__":
-    main(serve)
+    main("serve")

@@ -1,7 +1,6 @@
 """Train many networks at once: python scripts/sweep.py --seeds 32 --learning-rates 0.3 1 3 10"""
 
 from torchdigits.commands.cli import main
-from torchdigits.commands.sweep import sweep
 
 if __name__ == "__main__":
-    main(sweep)
+    main("sweep")

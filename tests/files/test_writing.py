@@ -14,8 +14,8 @@ from torchdigits.errors import OptionError
 from torchdigits.files.writing import (
     LOCK,
     check_new_file,
+    empty_folder,
     locked,
-    make_empty_folder,
     new_folder,
     remove_if_empty,
     remove_parts,
@@ -92,17 +92,18 @@ def test_new_folders_are_numbered(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:
-    make_empty_folder("--output", tmp_path / "a" / "b")
-    make_empty_folder("--output", tmp_path / "a" / "b")
+    for _ in range(2):
+        with empty_folder("--output", tmp_path / "a" / "b"):
+            pass
     with pytest.raises(OptionError, match=r"^--output .*a: it is not empty, and nothing is overwritten; use another$"):
-        make_empty_folder("--output", tmp_path / "a", "; use another")
+        empty_folder("--output", tmp_path / "a", "; use another").__enter__()
     with pytest.raises(OptionError, match=r"and nothing is overwritten$"):
-        make_empty_folder("--output", tmp_path / "a")
+        empty_folder("--output", tmp_path / "a").__enter__()
 
 
 def test_where_no_folder_can_be_made_the_error_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for make in (lambda path: make_empty_folder("--output", path), lambda path: new_folder(path, "x")):
+    for make in (lambda path: empty_folder("--output", path).__enter__(), lambda path: new_folder(path, "x")):
         with pytest.raises(OptionError, match=r"^--output .*file.x: no folder can be made there: Not a directory$"):
             make(tmp_path / "file" / "x")
 

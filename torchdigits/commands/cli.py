@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import shlex
 import shutil
@@ -31,14 +32,14 @@ COMMANDS = {
     "convert": "Convert a trained network to another format.",
     "serve": "Serve a page to draw digits on, and an API that recognises them.",
 }
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def torchdigits() -> None:
     """The command `torchdigits`, and `python -m torchdigits`: call the command that sys.argv names."""
     name, *_ = [*sys.argv[1:], "--help"]
     if name in COMMANDS:
-        module = import_module(f"torchdigits.commands.{name}")
-        main(getattr(module, name), getattr(module, "resumed", None))
+        main(name)
         return
     with _one_line_errors():
         if name == "--version":
@@ -53,27 +54,48 @@ def torchdigits() -> None:
             raise OptionError(f"{name}: no such command{perhaps(name, [*COMMANDS])}; {there}")
 
 
-def main(command: Callable[..., Any], resumed: Callable[[Path], AbstractContextManager[Any]] | None = None) -> None:
-    """Call `command` with the options in sys.argv; its signature and docstring say which there are.
+def main(command: str | Callable[..., Any]) -> None:
+    """Call a command with the options in sys.argv; its signature and docstring say which there are.
 
     Args:
-        command: what to call. The fields of a parameter that is a dataclass are options of their own.
-        resumed: for a command with an option `resume`: takes its value, and holds what was saved while the command
-            runs. The saved options are those that are not given, and all of it is the command's parameter `saved`.
+        command: one of COMMANDS, or another function. The fields of a parameter that is a dataclass are options of
+            their own. A command with an option `resume` may have a function `resumed` beside it: that takes the
+            option's value, and holds what was saved while the command runs. The saved options are those that are not
+            given, and all of it is the command's parameter `saved`.
 
     Raises:
-        SystemExit: with status 2 and one line on stderr after what the user got wrong, or if the disk is full; with
-            130 after Ctrl-C, or what else Interrupted says; with 1 if nobody reads what is printed any more, or a run
-            has diverged.
+        SystemExit: with status 2 and one line on stderr after what the user got wrong, or if something cannot be
+            written; with 130 after Ctrl-C, or what else Interrupted says; with 1 if nobody reads what is printed any
+            more, or a run has diverged.
     """
     with _one_line_errors(), own_processes():
+        function, resumed = _find(command) if isinstance(command, str) else (command, None)
         words, program = options_given(), shlex.join(command_words())
-        given = parse(command, words, program)
+        given = parse(function, words, program)
         if resumed is None or given["resume"] is None:
-            call(command, given)
+            call(function, given)
             return
         with resumed(given["resume"]) as saved:
-            call(command, parse(command, words, program, saved.options) | {"saved": saved})
+            call(function, parse(function, words, program, saved.options) | {"saved": saved})
+
+
+def _find(name: str) -> tuple[Callable[..., Any], Callable[[Path], AbstractContextManager[Any]] | None]:
+    """A command, and its `resumed` if it has one."""
+    heard = signal.getsignal(signal.SIGINT)
+    ends = heard is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ends:  # at once: an exception that comes while a library is imported may become another one, or get lost
+        signal.signal(signal.SIGINT, _end)
+    try:
+        module = import_module(f"torchdigits.commands.{name}")
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, heard)
+    return getattr(module, name), getattr(module, "resumed", None)
+
+
+def _end(number: int, _: object) -> None:
+    _fail("interrupted")
+    os._exit(128 + number)
 
 
 def command_words(command: str = "") -> list[str]:
@@ -155,8 +177,15 @@ def _one_line_errors() -> Iterator[None]:
     for name in ("stdout", "stderr"):  # one that is closed is None, and the next file to be opened would become it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have letters that cannot be shown
+        sys.stdout.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, and Matplotlib fails with a name that makes no sense
     try:
-        yield
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except TorchDigitsError as error:
         _fail(str(error))
@@ -165,11 +194,11 @@ def _one_line_errors() -> Iterator[None]:
         _end_output()
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
         _end_output()
-        where = f"cannot write {error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}")
+        if not error.filename and error.errno not in {*_FULL, errno.EBADF, errno.EIO}:  # those can come of stdout
+            raise
+        where = f"{'cannot write ' if error.errno in _FULL else ''}{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         _fail(str(stop) or "interrupted")
@@ -178,12 +207,15 @@ def _one_line_errors() -> Iterator[None]:
 
 def _end_output() -> None:
     """Write what is left to write; what cannot be written goes nowhere, lest Python try again and complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(message: str) -> None:
     if is_first_process():  # of several processes, one says it
-        sys.stderr.write(f"error: {printable(message)}\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"error: {printable(message)}\n")
+    _end_output()

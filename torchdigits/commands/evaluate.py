@@ -2,17 +2,18 @@
 
 import json as json_format
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 from torchdigits.data.datasets import Digits, load_splits
-from torchdigits.errors import DataError
+from torchdigits.errors import DataError, printable
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.files.reading import read_json, read_table, reading
-from torchdigits.files.writing import check_new_file, make_empty_folder
+from torchdigits.files.writing import empty_folder
 from torchdigits.recognition.measuring import measure
 from torchdigits.recognition.recognizer import load_digit_network
-from torchdigits.recognition.report import REPORT, Subject, write_report
+from torchdigits.recognition.report import Subject, write_report
 
 _MOST_EPOCHS = 100_000  # of a run whose curves are drawn
 Curves = tuple[list[dict[str, float]], str]  # the rows of metrics.csv, and the title of their figure
@@ -40,30 +41,29 @@ def evaluate(
 
     Raises:
         CheckpointError: the file holds no network of 784 inputs and 10 outputs.
-        OptionError: the folder for figures is not empty, or cannot be made.
+        OptionError: the folder for figures is not empty, or in use, or cannot be made.
         DataError: the dataset cannot be had, or what the run recorded beside the checkpoint is damaged.
     """
     path = shipped_checkpoint() if checkpoint is None else checkpoint
     network = load_digit_network(path)
     curves = None if figures is None else _read_curves(path.parent)
     digits: Digits = getattr(load_splits(dataset, data_dir), split)
-    if figures is not None:
-        make_empty_folder("--figures", figures)
-        check_new_file("--figures", figures / REPORT, (".md",))
-    measured = measure(network, digits)
-    name = str(Path(*path.parts[-2:]) if checkpoint is None else path)
-    options = {"--checkpoint": checkpoint, "--dataset": dataset, "--data-dir": data_dir, "--split": split}
-    words = [str(word) for option in {**options, "--figures": figures}.items() if option[1] for word in option]
-    command = shlex.join(["torchdigits", "evaluate", *words])  # in a file that is kept, without a path of this machine
-    subject = Subject(network, path, name, digits, f"{split} images of {dataset}", measured, command)
-    found: dict[str, object] = {"checkpoint": str(path), "dataset": dataset, "split": split}
-    found |= {"correct": measured.correct, "total": measured.total}
-    found |= {"accuracy": measured.correct / measured.total, "cost": measured.cost}
-    lines = [subject.result]
-    if figures is not None:
-        found["report"] = str(write_report(subject, figures, _curves_section(curves, figures)))
-        lines.append(f"Report: {found['report']}")
-    print(json_format.dumps(found) if json else "\n".join(lines))
+    with nullcontext() if figures is None else empty_folder("--figures", figures):
+        measured = measure(network, digits)
+        name = printable(Path(*path.parts[-2:]) if checkpoint is None else path)
+        options = {"--checkpoint": checkpoint, "--dataset": dataset, "--data-dir": data_dir, "--split": split}
+        words = [str(word) for option in {**options, "--figures": figures}.items() if option[1] for word in option]
+        # In a file that is kept, without a path of this machine
+        command = printable(shlex.join(["torchdigits", "evaluate", *words]))
+        subject = Subject(network, path, name, digits, f"{split} images of {dataset}", measured, command)
+        found: dict[str, object] = {"checkpoint": str(path), "dataset": dataset, "split": split}
+        found |= {"correct": measured.correct, "total": measured.total}
+        found |= {"accuracy": measured.correct / measured.total, "cost": measured.cost}
+        lines = [subject.result]
+        if figures is not None:
+            found["report"] = str(write_report(subject, figures, _curves_section(curves, figures)))
+            lines.append(f"Report: {found['report']}")
+        print(json_format.dumps(found) if json else "\n".join(lines))
 
 
 def _read_curves(folder: Path) -> Curves | None:
@@ -86,7 +86,7 @@ def _read_curves(folder: Path) -> Curves | None:
         if not all(0 <= number < 1e6 for row in rows for number in row.values()):
             raise ValueError("it has numbers that no epoch has")
     if not record.exists():  # the run was interrupted
-        return rows, f"Learning curves of {folder.resolve().name}"
+        return rows, printable(f"Learning curves of {folder.resolve().name}")
     with reading(record, "record of a run", DataError):
         title = title_of_run(read_json(record))
         if len(title) > 1000 or not title.isprintable():

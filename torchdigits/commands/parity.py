@@ -18,7 +18,7 @@ from torchdigits.data.datasets import DigitSplits, load_splits
 from torchdigits.engines.machine import PRECISIONS, Machine, find_machine, versions_here
 from torchdigits.errors import OptionError, check_count
 from torchdigits.figures import FIGURE_SUFFIXES
-from torchdigits.files.writing import check_new_file
+from torchdigits.files.writing import becoming, check_new_file
 from torchdigits.network import SigmoidMLP
 from torchdigits.proof.figures import plot_growth
 from torchdigits.proof.findings import Finding, Findings
@@ -137,7 +137,8 @@ def parity(options: ParityOptions) -> None:
         print(f"broken: {line}", file=sys.stderr)
     if options.figure is not None:
         title = f"How torch and NumPy move apart\n{what}, float64, {options.engine} engine"
-        plot_growth(report.curves, title, options.figure)
+        with becoming("--figure", options.figure) as part:
+            plot_growth(report.curves, title, part)
     if report.broken:
         raise SystemExit(1)
 

@@ -3,6 +3,7 @@
 import glob
 import json as json_format
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 
 from torchdigits.errors import ImageError, OptionError, printable
 from torchdigits.figures import FIGURE_SUFFIXES
-from torchdigits.files.writing import check_new_file
+from torchdigits.files.writing import becoming, check_new_file
 from torchdigits.recognition.figures import Strip, plot_preparation
 from torchdigits.recognition.pictures import SUFFIXES
 from torchdigits.recognition.workers import Workers
@@ -71,7 +72,8 @@ def predict(
                 answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
                 print(f"{name}: {answers}", flush=True)
     if show is not None and strips:
-        plot_preparation(strips, show)
+        with becoming("--show", show) as part:
+            plot_preparation(strips, part)
     if failed:
         raise SystemExit(2)
 
@@ -103,10 +105,9 @@ def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
     for path in pictures:
         try:
             if path.is_dir():
-                found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+                found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and _may_be_read(file)]
             elif glob.has_magic(str(path)) and not path.exists():
-                matches = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (a pattern may begin anywhere)
-                found = [file for file in matches if not file.is_dir()]
+                found = [file for file in set(map(Path, _matches(str(path)))) if _may_be_read(file)]
             else:
                 found = [path]
             problem = "there are no pictures"
@@ -117,6 +118,23 @@ def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
             print(f"error: {printable(path)}: {problem}", file=sys.stderr)
         files += sorted(found)
     return files, failed
+
+
+def _may_be_read(file: Path) -> bool:
+    """Whether it is no folder, FIFO or device. A link to nothing is to be read, and so to be told of."""
+    return file.is_file() or not file.exists()
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """As glob finds them, but `**` does not follow links to folders, which may lead back to themselves."""
+    before, *after = re.split(r"(?<![^/])\*\*(?:/+|$)", pattern, maxsplit=1)
+    if not after:
+        yield from glob.iglob(pattern)  # noqa: PTH207 (a pattern may begin anywhere)
+        return
+    for top in glob.iglob(before) if before else ["."]:  # noqa: PTH207
+        for folder, folders, _ in os.walk(top):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _matches(os.path.join(glob.escape(folder), after[0] or "*"))  # noqa: PTH118
 
 
 def _with_progress_bar(files: list[Path]) -> Iterator[Path]:

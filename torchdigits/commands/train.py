@@ -9,12 +9,14 @@ import torch
 from torchdigits.commands.cli import catching_signals, command_line
 from torchdigits.engines.processes import is_first_process
 from torchdigits.errors import CheckpointError, OptionError
-from torchdigits.training.folder import BEST, LAST, SavedRun, read_run
+from torchdigits.training.folder import BEST, LAST, SavedRun, read_run, resumed
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train as train_run
 
 if TYPE_CHECKING:
     from torchdigits.engines.choice import Engine
+
+__all__ = ["resumed", "train"]
 
 
 def train(options: TrainOptions, *, resume: Path | None = None, saved: SavedRun | None = None) -> None:

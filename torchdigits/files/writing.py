@@ -71,18 +71,42 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
         raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
 
-def make_empty_folder(option: str, folder: Path, way_out: str = "") -> None:
-    """Make a folder, and those above it.
+@contextmanager
+def becoming(option: str, file: Path) -> Iterator[Path]:
+    """Another name for what is to be a new file: what was written there when the block ends becomes the file.
 
-    Raises OptionError, which begins with `option`, if it is not empty (and ends with `way_out`) or cannot be made.
+    Raises OptionError, which begins with `option`, if the file has appeared meanwhile.
     """
+    part = file.with_name(f"{_PART}{secrets.token_hex(8)}{file.suffix}")
+    try:
+        yield part
+        if part.exists():
+            try:
+                write_whole(file, part.read_bytes(), overwrite=False)
+            except FileExistsError:
+                raise OptionError(f"{option} {file}: it exists already; choose another name") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def empty_folder(option: str, folder: Path, way_out: str = "") -> Iterator[None]:
+    """Make a folder, and those above it; no other process can write there until the block ends.
+
+    Raises OptionError, which begins with `option`, if it is not empty (and ends with `way_out`) or cannot be made; also
+    if another process is writing there, or nothing can be written.
+    """
+    not_empty = OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        empty = not any(folder.iterdir())
+        if any(folder.iterdir()):
+            raise not_empty
     except OSError as error:
         raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None
-    if not empty:
-        raise OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
+    with locked(folder):
+        if any(path.name != LOCK for path in folder.iterdir()):  # another process has finished in between
+            raise not_empty
+        yield
 
 
 def new_folder(output: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import DataError, OptionError, check_same_options
 from torchdigits.files.networks import load_network, save_network
 from torchdigits.files.reading import read_json, read_table, reading
-from torchdigits.files.writing import locked, make_empty_folder, remove_parts, write_whole
+from torchdigits.files.writing import empty_folder, locked, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
 from torchdigits.population.members import Member, Row, SweepOptions, hyphenated, layers_of
 
@@ -142,9 +142,8 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
     sweep = SweepFolder(folder, options)
     if resume and not os.path.isdir(folder):  # noqa: PTH112  # raises nothing, whatever the name
         raise OptionError(f"--resume: there is no sweep in {folder}")
-    if not resume:
-        make_empty_folder("--output", folder, "; to go on with a sweep, use --resume")
-    with locked(folder):
+    way_out = "; to go on with a sweep, use --resume"
+    with locked(folder) if resume else empty_folder("--output", folder, way_out):
         if resume:
             sweep.read()
         try:

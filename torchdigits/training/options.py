@@ -98,7 +98,8 @@ class TrainOptions:
             OptionError: it would be another run, or has more epochs already.
         """
         same = {name: getattr(saved, name) for name in FREE}
-        if folder.resolve().parent == self.output.resolve():  # the folder may have been moved
+        # The folder may have been moved. Path.resolve would raise RuntimeError if links lead round in a circle.
+        if Path(os.path.realpath(folder)).parent == Path(os.path.realpath(self.output)):
             same["output"] = saved.output
         check_same_options(replace(self, **same).to_plain(), saved.to_plain(), f"the run in {folder}")
         if self.epochs < finished:
