@@ -78,7 +78,7 @@ def test_nothing_is_overwritten_unless_asked(run_script: Run, tmp_path: Path) ->
         ("missing.json", "x.json", ["there is no checkpoint missing.json"]),
         ("network.onnx", "x.json", ["network.onnx", ".ckpt or .json or .npz"]),
         ("network.h5", "x.json", ["network.h5", ".ckpt or .json or .npz"]),
-        ("folder.json", "x.json", ["there is no checkpoint folder.json"]),
+        ("folder.json", "x.json", ["folder.json is not a network in .json: it is a folder"]),
     ],
 )
 def test_what_cannot_be_converted_is_one_line(

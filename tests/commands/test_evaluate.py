@@ -182,7 +182,7 @@ def test_a_damaged_record_of_a_run_is_one_line(run_script: Run, tmp_path: Path, 
     (tmp_path / "metrics.csv").write_text(METRICS)
     (tmp_path / name).write_text(content, encoding="latin1")
     arguments = ("--dataset", "digits", "--checkpoint", checkpoint, "--figures", folder)
-    assert_one_line_error(run_script("evaluate.py", *arguments), str(tmp_path / "metrics.csv"))
+    assert_one_line_error(run_script("evaluate.py", *arguments), str(tmp_path / name))
     assert not folder.exists()
 
 

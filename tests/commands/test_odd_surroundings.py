@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from PIL import Image, ImageDraw
 
 from torchdigits.commands import cli, evaluate, predict
 from torchdigits.files.networks import shipped_checkpoint
+from torchdigits.recognition.figures import plot_preparation
+from torchdigits.recognition.measuring import measure
 
 Run = Callable[..., Outcome]
 NO_UTF8 = "n\udcff"  # as Python shows a byte that is no UTF-8
@@ -167,7 +168,6 @@ def test_patterns_end_where_links_lead_back_and_skip_what_is_no_file(
     (tmp_path / "d" / ".hidden").mkdir()
     shutil.copy(one, tmp_path / "d" / ".hidden")
     monkeypatch.chdir(tmp_path)
-    start = time.monotonic()
     for pattern in ("d/**/*.png", "**/*.png", "d/**", "d/**/**/one.png"):
         found, failed = predict._files([Path(pattern)])
         direct = [file for file in found if not {"here", "again", "and again"} & set(file.parts)]
@@ -177,14 +177,13 @@ def test_patterns_end_where_links_lead_back_and_skip_what_is_no_file(
         assert (direct, failed) == (expected, False)
         assert len(found) < 20
     assert predict._files([Path("d")]) == ([Path("d/one.png")], False)
-    assert time.monotonic() - start < 5
 
 
 def test_of_two_that_draw_one_file_the_second_says_so(
     run_script: Run, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show = tmp_path / "show.png"
-    draw = predict.plot_preparation
+    draw = plot_preparation
 
     def meanwhile(*words: Any) -> None:
         show.write_text("another's")
@@ -201,7 +200,7 @@ def test_of_two_that_report_into_one_folder_the_second_says_so(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--dataset", "digits", "--figures", tmp_path / "report"]
-    measure, others = evaluate.measure, []
+    others = []
 
     def meanwhile(*of: Any) -> Any:
         monkeypatch.setattr(evaluate, "measure", measure)

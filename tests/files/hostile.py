@@ -374,12 +374,82 @@ def broken_pictures() -> Named:
     webp = drawn("WEBP", lossless=True)
     yield "16,383x16,383.webp", webp[:21] + b"\xff\xff\xff\x0f" + webp[25:]
     yield "postscript.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n"
-    large = io.BytesIO()
-    Image.new("L", (2_000, 2_000)).save(large, "JPEG", progressive=True)
-    jpeg = large.getvalue()
-    yield "thousands of scans.jpg", jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * 2_000 + jpeg[-2:]
     yield "text.jpg", b"seven"
     yield "nothing.webp", b""
+
+
+def deflated_zeros(count: int) -> bytes:
+    """`count` zeros, some thousands of times smaller, without compressing them all."""
+    packer = zlib.compressobj(9)
+    packer.compress(bytes(2**20))
+    packer.flush(zlib.Z_FULL_FLUSH)
+    part = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    times, rest = divmod(count, 2**20)
+    last = packer.compress(bytes(rest)) + packer.flush()
+    return b"\x78\xda" + part * times + last[:-4] + struct.pack(">HH", count % 65521, 1)
+
+
+def tiff(width: int, height: int, compression: int, *more: tuple[int, int, int, bytes]) -> bytes:
+    """A grey picture with other tags besides: a number, a type, a count and the bytes of the values."""
+    common = {256: width, 257: height, 258: 8, 259: compression, 262: 1}
+    entries = [(number, 4, 1, struct.pack("<I", value)) for number, value in common.items()] + [*more]
+    place = 8 + 2 + 12 * len(entries) + 4
+    directory, values = b"", b""
+    for number, kind, count, value in sorted(entries):
+        directory += struct.pack("<HHI", number, kind, count)
+        directory += value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", place + len(values))
+        values += value if len(value) > 4 else b""
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + values
+
+
+def endless_pictures() -> Named:
+    """Pictures of few bytes that take a decoder minutes, or gigabytes."""
+    packed = deflated_zeros(30_000 * 29_984)
+    yield (
+        "one tile of 900 million pixels.tif",
+        tiff(
+            60, 60, 8,
+            (322, 4, 1, struct.pack("<I", 30_000)),
+            (323, 4, 1, struct.pack("<I", 29_984)),
+            (325, 4, 1, struct.pack("<I", len(packed))),
+            (324, 4, 1, struct.pack("<I", 8 + 2 + 12 * 9 + 4)),
+        ) + packed,
+    )  # fmt: skip
+    number = 4_000_000
+    yield (
+        "four million tiles of a pixel.tif",
+        tiff(
+            2000, 2000, 1,
+            (322, 4, 1, struct.pack("<I", 1)),
+            (323, 4, 1, struct.pack("<I", 1)),
+            (324, 1, number, bytes([8]) * number),
+            (325, 1, number, bytes([1]) * number),
+        ),
+    )  # fmt: skip
+    sound = drawn("JPEG")
+    yield "Exif a million times.jpg", sound[:2] + b"\xff\xe1\0\x08Exif\0\0" * 10**6 + sound[2:]
+    yield "ten million times FF.jpg", sound[:2] + b"\xff" * 10**7 + sound[2:]
+    large = io.BytesIO()
+    Image.new("L", (3_000, 3_000)).save(large, "JPEG", progressive=True)
+    scans = large.getvalue()
+    yield "thousands of scans.jpg", scans[:-2] + scans[scans.rindex(b"\xff\xda") : -2] * 2_000 + scans[-2:]
+    yield "comments.ppm", b"P2 9000 9000\n" + b"#\n" * 2_000_000
+    yield "of 254 greys.ppm", b"P5 9000 9000 254\n" + bytes(9000 * 9000)
+    png, gif = drawn("PNG"), drawn("GIF")
+
+    def chunk(kind: bytes, part: bytes) -> bytes:
+        return struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+
+    profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6)))
+    yield "thousands of profiles.png", png[:33] + profile * 9_000 + png[33:]
+    exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 5, 4_000_000, 26) + bytes(4 + 8 * 4_000_000)
+    yield "an orientation of rationals.png", png[:33] + chunk(b"eXIf", exif) + png[33:]
+    comment = b"!\xfe\x01x\0"
+    yield "millions of comments.gif", gif[:-1][: gif.index(b",")] + comment * 4_000_000 + gif[gif.index(b",") :]
+    rle = drawn("BMP")
+    header = struct.pack("<IiiHHIIiiII", 40, 9_000, 9_000, 1, 8, 1, 0, 0, 0, 256, 0)
+    pixels = (b"\xff\0" * 36 + b"\0\0") * 9_000
+    yield "run-length coded.bmp", rle[:10] + struct.pack("<I", 54 + 1024) + header + bytes(1024) + pixels
 
 
 def mnist_pickles(canary: Path) -> Named:

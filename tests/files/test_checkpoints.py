@@ -76,9 +76,9 @@ def test_all_of_a_checkpoint_is_read_as_torch_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"hello", b"\x00" * 100, pickle.dumps({"state_dict": {}}), b"PK\x03\x04junk"])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    for name in ("x.ckpt", "x.h5"):
+    for name, kind in (("x.ckpt", "checkpoint of DigitClassifier"), ("x.h5", "network in .ckpt or .json or .npz")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"{name} is not a checkpoint of DigitClassifier: damaged"):
+        with pytest.raises(CheckpointError, match=f"{name} is not a {kind}: damaged, or of another kind"):
             load_network(tmp_path / name)
 
 

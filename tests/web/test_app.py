@@ -35,9 +35,10 @@ from torchdigits.data.datasets import DigitSplits
 from torchdigits.files.networks import save_network
 from torchdigits.proof.gradients import reference_of
 from torchdigits.proof.reference import columns
+from torchdigits.recognition.workers import Workers
 from torchdigits.web import app as web
 from torchdigits.web import protocol
-from torchdigits.web.middleware import LARGE_AT_A_TIME, MAX_BYTES
+from torchdigits.web.middleware import LARGE, LARGE_AT_A_TIME, MAX_BYTES
 from torchdigits.web.protocol import GuardedProtocol, listen
 
 Run = Callable[..., Outcome]
@@ -497,19 +498,17 @@ def test_there_are_fewer_connections_than_files(monkeypatch: pytest.MonkeyPatch)
 def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recognize, at_work, met = Recognizer.recognize, threading.Lock(), threading.Event()
+    steps, at_work, met = Workers.steps, threading.Lock(), threading.Event()
 
-    def slowly(self: Recognizer, given: io.BytesIO) -> object:
-        with Image.open(given) as image:
-            if image.size == (28, 28):
-                return recognize(self, given)
-        assert at_work.acquire(blocking=False)
-        assert met.wait(30)
-        at_work.release()
-        return recognize(self, given)
+    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+        if len(file.getvalue()) > LARGE:
+            assert at_work.acquire(blocking=False)
+            assert met.wait(30)
+            at_work.release()
+        return steps(self, file, last)
 
-    large = encoded(np.kron(np.asarray(Image.open(io.BytesIO(picture))), np.ones((80, 80), np.uint8)))
-    monkeypatch.setattr(Recognizer, "recognize", slowly)
+    large = picture + bytes(LARGE)
+    monkeypatch.setattr(Workers, "steps", slowly)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(ask, unharmed, large) for _ in range(4)]
         assert wait_for(at_work.locked)

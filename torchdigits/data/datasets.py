@@ -145,7 +145,7 @@ def _mnist_from_pickle(path: Path) -> DigitSplits:
 class _Limited:
     """What is unpacked of a file, of which nothing is read that is larger than MNIST's."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: gzip.GzipFile) -> None:
         self.file, self.left = file, PICKLE_LIMIT
 
     def read(self, size: int) -> bytes:

@@ -44,7 +44,8 @@ def load_network(path: Path | str | None = None) -> SigmoidMLP:
     """
     path = shipped_checkpoint() if path is None else Path(path)
     suffix = path.suffix.lower()
-    with reading(path, f"network in {suffix}" if suffix in (".json", ".npz") else "checkpoint of DigitClassifier"):
+    kind = f"network in {suffix if suffix in READERS else ' or '.join(READERS)}"
+    with reading(path, "checkpoint of DigitClassifier" if suffix == ".ckpt" else kind):
         if not path.exists():
             raise CheckpointError(f"there is no checkpoint {path}")
         return network_of(READERS.get(suffix, READERS[".ckpt"])(read_whole(path, MOST_BYTES)))

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torchdigits.errors import CheckpointError, TorchDigitsError, reason
 
@@ -32,7 +32,7 @@ def reading(path: Path, kind: str, failure: type[TorchDigitsError] = CheckpointE
         raise failure(f"{path} is not a {kind}: {reason(error)}") from error
 
 
-def open_regular(path: Path | str, most: int) -> BinaryIO:
+def open_regular(path: Path | str, most: int) -> io.BufferedReader:
     """Open a regular file of at most `most` bytes to read it.
 
     Raises:
@@ -64,9 +64,9 @@ def read_whole(path: Path | str, most: int) -> bytes:
 
 def parse_json(text: bytes | str) -> Any:
     """What a JSON text holds. Raises ValueError if it would take much more memory than a network or a record does."""
-    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if len(text) > _MOST_JSON or sum(text.count(bracket) for bracket in brackets) > _MOST_PARTS:  # type: ignore[arg-type]
-        raise ValueError(f"more than {_MOST_JSON:,} characters, or {_MOST_PARTS:,} lists and objects")
+    text = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if len(text) > _MOST_JSON or text.count(b"[") + text.count(b"{") > _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_JSON:,} bytes, or {_MOST_PARTS:,} lists and objects")
     return json.loads(text)
 
 
@@ -86,7 +86,7 @@ def read_table(path: Path, columns: Sequence[str], most: int) -> list[dict[str, 
     reader = csv.DictReader(_short_lines(content), strict=True)
     if tuple(reader.fieldnames or ()) != tuple(columns):
         raise ValueError("other columns")
-    rows = []
+    rows: list[dict[str, str]] = []
     for row in reader:
         if len(rows) == most:
             raise ValueError(f"more than {most:,} rows")

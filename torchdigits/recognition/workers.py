@@ -17,7 +17,7 @@ from functools import cache
 from math import ceil
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class _Worker:
         self._pipe, theirs = Pipe()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
-            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()})"
+            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()}, {SECONDS}, {MEMORY})"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -146,20 +146,21 @@ class _Worker:
         return self._process.wait()
 
 
-def _work(descriptor: int) -> None:
-    """Prepare the pictures that come through a pipe, until it is closed."""
+def _work(descriptor: int, seconds: int, memory: int) -> None:
+    """Prepare the pictures that come through a pipe, until it is closed; with so much time and memory for each."""
     from torchdigits.recognition.preparation import preparation_here
 
     pipe = Connection(descriptor)
-    _limit_memory()
+    _limit_memory(memory)
     with suppress(EOFError, BrokenPipeError):
         while True:
+            answer: dict[str, Any]
             last, content = pipe.recv_bytes() == b"last", pipe.recv_bytes()
-            _limit_time()
+            _limit_time(seconds)
             try:
                 steps = preparation_here(content)
             except MemoryError:
-                answer = {"kind": "ImageError", "error": f"it would take more than {MEMORY >> 20} MB to decode"}
+                answer = {"kind": "ImageError", "error": f"it would take more than {memory >> 20} MB to decode"}
                 steps = {}
             except ImageError as error:
                 answer, steps = {"kind": type(error).__name__, "error": str(error)}, {}
@@ -171,17 +172,17 @@ def _work(descriptor: int) -> None:
                 pipe.send_bytes(pixels.tobytes())
 
 
-def _limit_memory() -> None:
+def _limit_memory(more: int) -> None:
     """Let this process have so much more memory than it has now, where the system tells how much that is."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if (sizes := Path("/proc/self/statm")).exists():
-        most = int(sizes.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + MEMORY
+        most = int(sizes.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + more
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _limit_time() -> None:
+def _limit_time(more: int) -> None:
     """Let the system end this process when it has taken so much more time of a processor."""
     used, hard = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)[1]
-    most = ceil(used.ru_utime + used.ru_stime) + SECONDS
+    most = ceil(used.ru_utime + used.ru_stime) + more
     resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
