@@ -29,7 +29,10 @@ import pytest
 import torch
 from conftest import Outcome, assert_one_line_error
 from hostile import (
+    BIASES,
     DOUBLING,
+    SOUND,
+    WEIGHTS,
     Named,
     broken_checkpoints,
     broken_json,
@@ -39,10 +42,12 @@ from hostile import (
     code_in_pickles,
     damaged_checkpoints,
     drawn,
+    endless_pictures,
     mnist_pickles,
     npy,
     npz,
     number,
+    of_layer,
     saved,
     text,
     zipped,
@@ -54,11 +59,13 @@ from torchdigits import SigmoidMLP, load_network
 from torchdigits.commands.evaluate import _read_curves
 from torchdigits.data import datasets
 from torchdigits.data.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
-from torchdigits.errors import TorchDigitsError
+from torchdigits.errors import CheckpointError, ImageError, TorchDigitsError
 from torchdigits.files.formats import to_json, to_npz
 from torchdigits.files.networks import save_network
+from torchdigits.files.reading import read_table
 from torchdigits.population.folder import SweepFolder
 from torchdigits.population.members import SweepOptions
+from torchdigits.recognition import workers
 from torchdigits.recognition.pictures import FORMATS
 from torchdigits.recognition.preparation import prepare
 
@@ -171,20 +178,23 @@ def test_the_canary_would_appear(tmp_path: Path) -> None:
             canary.rmdir()
 
 
+def not_refused_in_turn(files: Named, path: Path, commands: list[Command]) -> set[str]:
+    """Gives each file to one of the commands, in turn; the names of those that are not refused."""
+    turns = enumerate(files)
+    return set().union(*(not_refused(iter([file]), path, commands[turn % len(commands)]) for turn, file in turns))
+
+
 def test_checkpoints_run_no_code(commands: list[Command], tmp_path: Path) -> None:
-    assert not not_refused(code_in_checkpoints(tmp_path / "canary"), tmp_path / "x.ckpt", *commands)
+    assert not not_refused_in_turn(code_in_checkpoints(tmp_path / "canary"), tmp_path / "x.ckpt", commands)
 
 
 def test_broken_checkpoints_are_one_line(commands: list[Command], tmp_path: Path) -> None:
-    sound = not_refused(broken_checkpoints(), tmp_path / "x.ckpt", *commands)
+    sound = not_refused_in_turn(broken_checkpoints(), tmp_path / "x.ckpt", commands)
     assert sound == {"a memo of 4 billion"}
 
 
 def test_damaged_checkpoints_are_one_line(commands: list[Command], tmp_path: Path) -> None:
-    """A command each, in turn."""
-    sound: set[str] = set()
-    for turn, file in enumerate(damaged_checkpoints()):
-        sound |= not_refused(iter([file]), tmp_path / "x.ckpt", commands[turn % len(commands)])
+    sound = not_refused_in_turn(damaged_checkpoints(), tmp_path / "x.ckpt", commands)
     assert not any(name.startswith("cut off") for name in sound)
     assert len(sound) < 20, sound
 
@@ -206,19 +216,110 @@ def test_hyper_parameters_of_lightning_run_no_code(commands: list[Command], tmp_
 
 
 def test_broken_json_is_one_line(commands: list[Command], tmp_path: Path) -> None:
-    assert not_refused(broken_json(), tmp_path / "x.json", *commands) == set()
+    assert not_refused_in_turn(broken_json(), tmp_path / "x.json", commands) == set()
 
 
 def test_broken_npz_are_one_line(commands: list[Command], tmp_path: Path) -> None:
-    assert not not_refused(broken_npz(tmp_path / "canary"), tmp_path / "x.npz", *commands)
+    assert not not_refused_in_turn(broken_npz(tmp_path / "canary"), tmp_path / "x.npz", commands)
 
 
-def test_broken_pictures_are_one_line(run_script: Run, tmp_path: Path) -> None:
-    sound: set[str] = set()
-    for name, content in broken_pictures():
-        path = tmp_path / f"x{Path(name).suffix}"
-        sound |= not_refused(iter([(name, content)]), path, lambda path: run_script("predict.py", path))
+def test_broken_pictures_are_one_line_each(run_script: Run, tmp_path: Path) -> None:
+    names = [name for name, _ in broken_pictures()]
+    for place, (name, content) in enumerate(broken_pictures()):
+        (tmp_path / f"{place:03}{Path(name).suffix}").write_bytes(content)
+    outcome = run_script("predict.py", tmp_path)
+    assert outcome.status == 2
+    refused = [int(place) for place in re.findall(rf"^error: {tmp_path}/(\d+)\.\w+: .+$", outcome.err, re.MULTILINE)]
+    assert len(refused) == outcome.err.count("\n")
+    sound = {name for place, name in enumerate(names) if place not in refused}
     assert sound == {"a directory that is its own next.tif"}  # of which the first picture is read
+    assert outcome.out.count("\n") == 1
+    assert all(line.isprintable() and len(line) < 2000 for line in outcome.err.splitlines())
+
+
+def test_pictures_that_would_take_all_time_or_memory_end_with_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SECONDS", 1)
+    monkeypatch.setattr(workers, "MEMORY", 200 * 2**20)
+    with bounded(), workers.Workers() as some:
+        for name, content in endless_pictures():
+            with pytest.raises(ImageError, match=r"would take more than|cannot be read") as refused:
+                some.steps(io.BytesIO(content))
+            assert str(refused.value).isprintable(), name
+        assert [*some.steps(io.BytesIO(drawn("PNG")), last=True)] == ["28x28"]
+
+
+def odd_files(folder: Path) -> Iterator[Path]:
+    """What is no file of some bytes: a pipe that nobody writes to, a device without end, gigabytes of a hole."""
+    os.mkfifo(folder / "pipe")
+    yield folder / "pipe"
+    (folder / "device").symlink_to("/dev/zero")
+    yield folder / "device"
+    with (folder / "hole").open("wb") as file:
+        file.truncate(3 * 2**30)
+    yield folder / "hole"
+    yield folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.ckpt", "x.json", "x.npz", "x.png", "sweep.json", "sweep.csv", "run.json", "metrics.csv", PICKLE_FILE, "raw"],
+)
+def test_what_is_no_regular_file_of_a_usual_size_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "there" / name
+    path.parent.mkdir()
+    if name == "raw":
+        path = tmp_path / "there" / IDX_FOLDER / [*IDX_FILES_MD5][-1]
+        path.parent.mkdir(parents=True)
+        for other in IDX_FILES_MD5:
+            (path.parent / other).touch()
+        path = path.parent / next(iter(IDX_FILES_MD5))
+        path.unlink()
+    read: Callable[[Path], object] = {
+        "x.png": picture_in, PICKLE_FILE: mnist_in, "raw": mnist_in, "sweep.json": sweep_in, "sweep.csv": sweep_in,
+        "run.json": curves_in, "metrics.csv": curves_in,
+    }.get(name, load_network)  # fmt: skip
+    for odd in odd_files(tmp_path):
+        path.symlink_to(odd)
+        with bounded(megabytes=100), pytest.raises(TorchDigitsError, match=r"it is a |it has 3,221,225,472 bytes"):
+            read(path)
+        path.unlink()
+
+
+def test_texts_of_many_small_parts_are_refused_before_they_are_objects(tmp_path: Path) -> None:
+    for name, content in {
+        "x.json": b"[" + b"[0]," * 4_000_000 + b"0]",
+        "x.npz": npz({}) + b"PK\x01\x02" + bytes(42) * 3 + b"PK\x01\x02" * 10_000,
+        "x.ckpt": zipped(SOUND, {f"data/{key}": b"" for key in range(10_001)}),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with bounded(megabytes=200), pytest.raises(CheckpointError, match=r"more than .* (lists|entries)"):
+            load_network(tmp_path / name)
+
+
+def test_keys_of_one_hash_are_refused(tmp_path: Path) -> None:
+    """A dictionary of integers k * (2**61 - 1), whose hashes are all 0, takes a time that grows with their square."""
+    keys = [number(k * (2**61 - 1)) for k in range(1, 40_000)]
+    path = tmp_path / "x.ckpt"
+    for value in (
+        b"}(" + b"".join(key + b"N" for key in keys) + b"u",
+        b"N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(1, 40_000)),
+    ):
+        path.write_bytes(zipped(of_layer(WEIGHTS, BIASES, hyper_parameters=value)))
+        with bounded(), pytest.raises(CheckpointError, match="neither text nor a usual number"):
+            load_network(path)
+
+
+def test_tables_have_so_many_rows_of_so_many_characters(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n1,2\n3,4\n")
+    assert read_table(path, ("a", "b"), 2) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    with pytest.raises(ValueError, match="more than 1 rows"):
+        read_table(path, ("a", "b"), 1)
+    with pytest.raises(ValueError, match="other columns"):
+        read_table(path, ("b", "a"), 2)
+    path.write_text("a,b\n1," + "2" * 998 + "\n")
+    with pytest.raises(ValueError, match="a row of more than 1,000 characters"):
+        read_table(path, ("a", "b"), 1)
 
 
 def test_pickles_of_mnist_run_no_code(run_script: Run, tmp_path: Path) -> None:
