@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,10 @@ def drawn(form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def png_chunk(kind: bytes, part: bytes) -> bytes:
+    return struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+
+
 def broken_pictures() -> Named:
     for form in FORMATS:
         content = drawn(form)
@@ -341,10 +346,7 @@ def broken_pictures() -> Named:
     def png_of(width: int, height: int, data: bytes, depth: int = 8, **chunks: bytes) -> bytes:
         header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
         parts = {"IHDR": header, **chunks, "IDAT": data, "IEND": b""}
-        return png[:8] + b"".join(
-            struct.pack(">I", len(part)) + kind.encode() + part + struct.pack(">I", zlib.crc32(kind.encode() + part))
-            for kind, part in parts.items()
-        )
+        return png[:8] + b"".join(png_chunk(kind.encode(), part) for kind, part in parts.items())
 
     blank = zlib.compress(bytes(10**7))
     yield "2**31.png", png_of(2**31 - 1, 2**31 - 1, blank)
@@ -436,20 +438,71 @@ def endless_pictures() -> Named:
     yield "comments.ppm", b"P2 9000 9000\n" + b"#\n" * 2_000_000
     yield "of 254 greys.ppm", b"P5 9000 9000 254\n" + bytes(9000 * 9000)
     png, gif = drawn("PNG"), drawn("GIF")
-
-    def chunk(kind: bytes, part: bytes) -> bytes:
-        return struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
-
-    profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6)))
+    profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6)))
     yield "thousands of profiles.png", png[:33] + profile * 9_000 + png[33:]
     exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 5, 4_000_000, 26) + bytes(4 + 8 * 4_000_000)
-    yield "an orientation of rationals.png", png[:33] + chunk(b"eXIf", exif) + png[33:]
+    yield "an orientation of rationals.png", png[:33] + png_chunk(b"eXIf", exif) + png[33:]
     comment = b"!\xfe\x01x\0"
     yield "millions of comments.gif", gif[:-1][: gif.index(b",")] + comment * 4_000_000 + gif[gif.index(b",") :]
     rle = drawn("BMP")
     header = struct.pack("<IiiHHIIiiII", 40, 9_000, 9_000, 1, 8, 1, 0, 0, 0, 256, 0)
     pixels = (b"\xff\0" * 36 + b"\0\0") * 9_000
     yield "run-length coded.bmp", rle[:10] + struct.pack("<I", 54 + 1024) + header + bytes(1024) + pixels
+
+
+_SIZES = {  # of a picture's fields; what follows is its data
+    "BMP": (2, 4, 2, 2, 4, 4, 4, 4, 2, 2, 4, 4, 4, 4, 4, 4, 1024),
+    "GIF": (6, 2, 2, 1, 1, 1, 12, 1, 2, 2, 2, 2, 1, 1, 1),
+    "PNG": (8, 4, 4, 4, 4, 1, 1, 1, 1, 1, 4, 4, 4),
+    "TIFF": (2, 2, 4, 2, *(2, 2, 4, 4) * 9, 4),
+    "WEBP": (4, 4, 4, 4, 4, 3, 3, 2, 2),
+}
+
+
+def fields_of(form: str) -> list[bytes]:
+    """A seven, cut where one field of its format ends and the next begins."""
+    content = drawn(form)
+    if form == "JPEG":
+        return [piece for piece in re.split(rb"(\xff[\xc0-\xfe])(..)", content, flags=re.DOTALL) if piece]
+    if form == "PPM":
+        return re.split(rb"(\s)", content, maxsplit=4)
+    ends = [0, *accumulate(_SIZES[form]), len(content)]
+    return [content[start:end] for start, end in pairwise(ends)]
+
+
+def spare_fields() -> list[bytes]:
+    """What could be elsewhere in a picture: numbers of each length, and parts that its drawing does not need."""
+    numbers = [0, 1, 2, 7, 255, 256, 322, 323, 324, 325, 4096, 30_000, 65_535, 2**24, 2**31 - 1, 2**32 - 1]
+    packed = [
+        number.to_bytes(size, order)
+        for size in (1, 2, 4)
+        for number in numbers
+        if number < 256**size
+        for order in ("little", "big")
+    ]
+    entries = [
+        struct.pack("<HHII", tag, 4, 1, value) for tag in (322, 323, 324, 325, 330, 34665) for value in (1, 2**20)
+    ]
+    exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + bytes(4)
+    png = {b"iCCP": b"x\0\0" + zlib.compress(bytes(99)), b"eXIf": exif, b"acTL": bytes(8), b"fcTL": bytes(26)}
+    jpeg = {0xE1: b"Exif\0\0" + exif, 0xDD: b"\0\1", 0xC2: b"\x08\0<\0<\1\1\x11\0", 0xDA: b"\1\1\0\0\x3f\0"}
+    gif = [b"!\xfe\x02xx\0", b"!\xf9\4\x0d\0\0\0\0", b",\0\0\0\0\xff\xff\xff\xff\0\x08\1\0\0"]
+    webp = [name + struct.pack("<I", 10) + bytes(10) for name in (b"VP8X", b"ANIM", b"ANMF", b"ALPH")]
+    return [
+        *(b"", b"#x\n", b"P2", b"P4", b"Pf", *packed, *entries, *gif, *webp),
+        *(png_chunk(kind, part) for kind, part in png.items()),
+        *(struct.pack(">BBH", 0xFF, marker, 2 + len(part)) + part for marker, part in jpeg.items()),
+    ]
+
+
+def with_checksums(png: bytes) -> bytes:
+    """A PNG file with the checksums that its chunks should have, so far as it has chunks."""
+    mended, place = png[:8], 8
+    while place + 8 <= len(png):
+        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
+        mended += png[place:end] + struct.pack(">I", zlib.crc32(png[place + 4 : end]))
+        place = end + 4
+    return mended
 
 
 def mnist_pickles(canary: Path) -> Named:

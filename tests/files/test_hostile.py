@@ -43,13 +43,16 @@ from hostile import (
     damaged_checkpoints,
     drawn,
     endless_pictures,
+    fields_of,
     mnist_pickles,
     npy,
     npz,
     number,
     of_layer,
     saved,
+    spare_fields,
     text,
+    with_checksums,
     zipped,
 )
 from hypothesis import given, settings
@@ -541,7 +544,8 @@ def readers() -> Iterator[Reader]:
     images = struct.pack(">4I", 0x803, 3, 28, 28) + bytes(3 * 784)
     yield Reader(str(IDX_FOLDER / next(iter(IDX_FILES_MD5))), chunks(images, 4), _BYTES, mnist_in)
     for form in FORMATS:
-        yield Reader(f"x.{form}", chunks(drawn(form), 8), _BYTES, picture_in)
+        pack = with_checksums if form == "PNG" else bytes
+        yield Reader(f"x.{form}", fields_of(form), spare_fields(), picture_in, pack)
     yield Reader("sweep.json", tokens(_SWEEP), _WORDS, sweep_in)
     yield Reader("sweep.csv", tokens(_ROWS), _WORDS, sweep_in)
     yield Reader("run.json", tokens(_RUN), _WORDS, curves_in)
