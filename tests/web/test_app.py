@@ -518,6 +518,35 @@ def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile
         assert [answer.result()["digit"] for answer in answers] == [expected] * 4
 
 
+@pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves
+def test_who_leaves_before_its_turn_is_not_waited_for(
+    unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    steps, begun, met = Workers.steps, [], threading.Event()
+
+    def slowly(self: Workers, *arguments: Any, **options: Any) -> object:
+        begun.append(self)
+        assert met.wait(30)
+        return steps(self, *arguments, **options)
+
+    monkeypatch.setattr(Workers, "steps", slowly)
+    with ThreadPoolExecutor(web.SMALL) as pool:
+        answers = [pool.submit(ask, unharmed, picture) for _ in range(web.SMALL)]
+        assert wait_for(lambda: len(begun) == web.SMALL)
+        before, body = open_files(), picture + bytes(more)
+        with ExitStack() as stack:
+            for _ in range(20):
+                leaves = stack.enter_context(socket.create_connection(("127.0.0.1", unharmed), timeout=30))
+                leaves.sendall(post(unharmed, f"Content-Length: {len(body)}", body=body))
+            assert wait_for(lambda: open_files() >= before + 40) or not before
+        assert wait_for(lambda: open_files() <= before)
+        met.set()
+        for answer in answers:
+            answer.result()
+    ask(unharmed, picture)
+    assert len(begun) == web.SMALL + 1
+
+
 def test_of_large_bodies_eight_at_a_time_are_read_and_all_are_answered(unharmed: int, picture: bytes) -> None:
     large = picture + bytes(1_000_000)
     start = post(unharmed, f"Content-Length: {len(large)}", "Connection: close", body=large[:-1])
