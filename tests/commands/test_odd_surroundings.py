@@ -110,6 +110,12 @@ def test_a_backend_that_matplotlib_lacks_does_not_matter(run_script: Run, monkey
     assert os.environ["MPLBACKEND"] == "agg"
 
 
+def test_a_home_that_matplotlib_cannot_write_to_does_not_matter(one: Path) -> None:
+    code = "from torchdigits.commands.cli import main\ndef show() -> None:\n    import matplotlib.cm\nmain(show)"
+    done = python("-c", code, "show", MPLCONFIGDIR="", HOME=f"{one}/home")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
