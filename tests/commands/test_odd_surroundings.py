@@ -202,6 +202,18 @@ def test_of_two_that_draw_one_file_the_second_says_so(
     assert sorted(tmp_path.iterdir()) == [one, show]
 
 
+def test_a_figure_that_cannot_be_written_is_named_as_it_was_asked_for(
+    run_script: Run, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = run_script("predict.py", one, "--show", tmp_path / "show.png")
+    assert (outcome.status, outcome.err) == (2, f"error: cannot write {tmp_path}/show.png: No space left on device\n")
+    assert [*tmp_path.iterdir()] == [one]
+
+
 def test_of_two_that_report_into_one_folder_the_second_says_so(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

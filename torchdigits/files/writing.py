@@ -79,7 +79,11 @@ def becoming(option: str, file: Path) -> Iterator[Path]:
     """
     part = file.with_name(f"{_PART}{secrets.token_hex(8)}{file.suffix}")
     try:
-        yield part
+        try:
+            yield part
+        except OSError as error:
+            error.filename = str(file) if error.filename == str(part) else error.filename
+            raise
         if part.exists():
             try:
                 write_whole(file, part.read_bytes(), overwrite=False)
