@@ -110,6 +110,12 @@ def test_a_backend_that_matplotlib_lacks_does_not_matter(run_script: Run, monkey
     assert os.environ["MPLBACKEND"] == "agg"
 
 
+def test_a_home_that_matplotlib_cannot_write_to_does_not_matter(one: Path) -> None:
+    code = "from torchdigits.commands.cli import main\ndef show() -> None:\n    import matplotlib.cm\nmain(show)"
+    done = python("-c", code, "show", MPLCONFIGDIR="", HOME=f"{one}/home")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
@@ -194,6 +200,18 @@ def test_of_two_that_draw_one_file_the_second_says_so(
     assert (outcome.status, outcome.err) == (2, f"error: --show {show}: it exists already; choose another name\n")
     assert show.read_text() == "another's"
     assert sorted(tmp_path.iterdir()) == [one, show]
+
+
+def test_a_figure_that_cannot_be_written_is_named_as_it_was_asked_for(
+    run_script: Run, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = run_script("predict.py", one, "--show", tmp_path / "show.png")
+    assert (outcome.status, outcome.err) == (2, f"error: cannot write {tmp_path}/show.png: No space left on device\n")
+    assert [*tmp_path.iterdir()] == [one]
 
 
 def test_of_two_that_report_into_one_folder_the_second_says_so(

@@ -273,24 +273,32 @@ def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path
 
 
 @pytest.mark.usefixtures("slices_of_two")
-@pytest.mark.parametrize("target", ["accuracy.png", "sweep.csv"])
+@pytest.mark.parametrize(
+    ("target", "begun", "kept"),
+    [
+        (".best-", (), "no network was finished, nothing is kept\n"),
+        ("sweep.csv", ("--resume",), "2 of 6 networks are kept; go on with "),
+        ("accuracy.png", ("--resume",), "6 of 6 networks are kept; go on with "),
+    ],
+)
 def test_a_sweep_that_cannot_write_says_what_is_kept(
-    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, begun: tuple[str, ...], kept: str
 ) -> None:
-    with interrupted():
-        run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    if begun:
+        with interrupted():
+            run_script("sweep.py", *OPTIONS, "--output", tmp_path)
     replace = Path.replace
 
     def too_large(self: Path, name: Path) -> Path:
-        if name.name == target:
+        if name.name.startswith(target):
             raise OSError(27, "File too large")
         return replace(self, name)
 
     monkeypatch.setattr(Path, "replace", too_large)
-    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
-    kept = 6 if target == "accuracy.png" else 2
+    outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, *begun)
     assert outcome.status == 2
-    assert outcome.err.startswith(f"error: cannot write {tmp_path / target}: File too large; {kept} of 6 networks are")
+    assert outcome.err.startswith(f"error: cannot write {tmp_path / target}")
+    assert f": File too large; {kept}" in outcome.err
     assert outcome.err.count("\n") == 1
 
 

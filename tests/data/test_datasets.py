@@ -296,3 +296,9 @@ def test_without_mnist_and_network_the_error_says_where_why_and_what_else(
     assert "Connection refused" in message
     assert "--dataset digits" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_folder_whose_name_cannot_be_one_is_an_error_of_the_data(name: str) -> None:
+    with pytest.raises(DataError, match="and no download: "):
+        load_splits("mnist", name)

@@ -182,6 +182,15 @@ def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
         assert names(Path(name)) == ["x"]
 
 
+@given(st.integers(1, 2), st.booleans())
+def test_wherever_the_check_of_a_new_file_stops_its_name_is_still_free(moment: int, after: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+            crashing(patch, moment, after, Killed())
+            check_new_file("--show", Path(name, "x.png"), (".png",))
+        check_new_file("--show", Path(name, "x.png"), (".png",))
+
+
 def test_a_new_file_can_be_written_where_there_are_no_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

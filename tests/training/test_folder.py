@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from torchdigits import DigitClassifier, load_network
 from torchdigits.data.datasets import Digits, DigitSplits
-from torchdigits.errors import CheckpointError
+from torchdigits.errors import CheckpointError, OptionError
 from torchdigits.files import writing
 from torchdigits.training import callbacks, folder
-from torchdigits.training.folder import repair, resumed
+from torchdigits.training.folder import folder_for, repair, resumed
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
 
@@ -161,3 +161,79 @@ def test_a_run_killed_at_any_moments_ends_with_the_same_bits(
                 train_on(Path(name))
         train_on(Path(name))
         assert outcome(Path(name)) == uninterrupted
+
+
+@contextmanager
+def failing_at(moment: int, after: bool, failure: BaseException) -> Iterator[None]:
+    """Let the call number `moment` that touches the disk fail; after a kill, which may come when the call has done its
+    work, all others fail too."""
+    calls = 0
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            killed = isinstance(failure, Killed)
+            if calls == moment and killed and after:
+                function(*arguments, **options)
+            if calls == moment or (killed and calls > moment):
+                raise failure
+            return function(*arguments, **options)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("open", "replace", "unlink", "touch", "mkdir", "rmdir")
+        for owner, name in ((os, "fsync"), *((Path, name) for name in names)):
+            patch.setattr(owner, name, wrap(getattr(owner, name)))
+        yield
+
+
+failures = st.builds(Killed) | st.builds(OSError, st.just(28), st.just("No space left on device"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    missing=st.sets(st.sampled_from(["best.ckpt", "metrics.csv"])),
+    moment=st.integers(1, 14),
+    after=st.booleans(),
+    failure=failures,
+)
+def test_wherever_the_repair_of_a_run_stops_it_can_be_repaired(
+    whole: Path, missing: set[str], moment: int, after: bool, failure: BaseException
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(shutil.copytree(whole, Path(name, "run")))
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        (run / ".torchdigits-0").touch()  # as a killed process leaves it
+        for file in missing:
+            (run / file).unlink()
+        with suppress(Killed, OSError, OptionError), failing_at(moment, after, failure), resumed(run) as saved:
+            repair(saved)
+        assert (run / "last.ckpt").read_bytes() == before["last.ckpt"]
+        if (lock := run / ".lock").exists():  # which a process that has ended leaves, and holds no more
+            lock.unlink()
+            lock.touch()
+        with resumed(run) as saved:
+            repair(saved)
+        assert {path.name for path in run.iterdir()} == before.keys()
+        assert (run / "metrics.csv").read_bytes() == before["metrics.csv"]
+        pairs = zip(weights(run / "best.ckpt"), weights(run / "last.ckpt"), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(moment=st.integers(1, 8), after=st.booleans(), failure=failures)
+def test_wherever_making_a_runs_folder_stops_the_next_run_gets_one_of_its_own(
+    moment: int, after: bool, failure: BaseException
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        options = replace(OPTIONS, output=Path(name, "runs"))
+        failing = failing_at(moment, after, failure)
+        with suppress(Killed, OSError, OptionError), failing, folder_for(options, None) as first:
+            writing.write_whole(first / "last.ckpt", b"first")
+        left = {path: path.read_bytes() for path in Path(name).glob("runs/*/last.ckpt")}
+        with folder_for(options, None) as second:
+            assert [path.name for path in second.iterdir()] == [".lock"]
+        assert {path: path.read_bytes() for path in Path(name).glob("runs/*/last.ckpt")} == left
+        assert all(content == b"first" for content in left.values())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -37,7 +38,7 @@ from torchdigits.proof.gradients import reference_of
 from torchdigits.proof.reference import columns
 from torchdigits.recognition.workers import Workers
 from torchdigits.web import app as web
-from torchdigits.web import protocol
+from torchdigits.web import middleware, protocol
 from torchdigits.web.middleware import LARGE, LARGE_AT_A_TIME, MAX_BYTES
 from torchdigits.web.protocol import GuardedProtocol, listen
 
@@ -518,6 +519,35 @@ def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile
         assert [answer.result()["digit"] for answer in answers] == [expected] * 4
 
 
+@pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves
+def test_who_leaves_before_its_turn_is_not_waited_for(
+    unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    steps, begun, met = Workers.steps, [], threading.Event()
+
+    def slowly(self: Workers, *arguments: Any, **options: Any) -> object:
+        begun.append(self)
+        assert met.wait(30)
+        return steps(self, *arguments, **options)
+
+    monkeypatch.setattr(Workers, "steps", slowly)
+    with ThreadPoolExecutor(web.SMALL) as pool:
+        answers = [pool.submit(ask, unharmed, picture) for _ in range(web.SMALL)]
+        assert wait_for(lambda: len(begun) == web.SMALL)
+        before, body = open_files(), picture + bytes(more)
+        with ExitStack() as stack:
+            for _ in range(20):
+                leaves = stack.enter_context(socket.create_connection(("127.0.0.1", unharmed), timeout=30))
+                leaves.sendall(post(unharmed, f"Content-Length: {len(body)}", body=body))
+            assert wait_for(lambda: open_files() >= before + 40) or not before
+        assert wait_for(lambda: open_files() <= before)
+        met.set()
+        for answer in answers:
+            answer.result()
+    ask(unharmed, picture)
+    assert len(begun) == web.SMALL + 1
+
+
 def test_of_large_bodies_eight_at_a_time_are_read_and_all_are_answered(unharmed: int, picture: bytes) -> None:
     large = picture + bytes(1_000_000)
     start = post(unharmed, f"Content-Length: {len(large)}", "Connection: close", body=large[:-1])
@@ -534,6 +564,42 @@ def finish(connection: socket.socket, sent: "Future[None]") -> bytes:
     sent.result()
     connection.sendall(b"\0")
     return connection.recv(12)
+
+
+SOME, MOST = 1000, 3000  # bytes; they stand for LARGE and MAX_BYTES
+sizes = st.sampled_from([1, SOME, MOST]).flatmap(lambda size: st.integers(size - 1, size + 1)) | st.integers(
+    0, 2 * MOST
+)
+
+
+@hypothesis.settings(
+    max_examples=150, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(size=sizes, told=st.none() | sizes, same=st.booleans(), cuts=st.lists(sizes, max_size=5).map(sorted))
+def test_a_body_of_any_length_told_or_not_and_in_any_parts_gets_its_status(
+    unharmed: int, size: int, told: int | None, same: bool, cuts: list[int]
+) -> None:
+    told = size if same and told is not None else told
+    parts = [bytes(end - start) for start, end in pairwise([0, *(min(cut, size) for cut in cuts), size]) if end > start]
+    if told is None:
+        parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts] + [b"0\r\n\r\n"]
+    length = "Transfer-Encoding: chunked" if told is None else f"Content-Length: {told}"
+    expected = (
+        b"413" if (size if told is None else told) > MOST else b"" if told is not None and told > size else b"200"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(middleware, "MAX_BYTES", MOST)
+        patch.setattr(middleware, "LARGE", SOME)
+        patch.setattr(web, "LARGE", SOME)
+        patch.setattr(Workers, "steps", lambda *_, **__: {"last": np.zeros((28, 28), np.uint8)})
+        with socket.create_connection(("127.0.0.1", unharmed), timeout=30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(ConnectionError):  # it has its answer already
+                for part in [post(unharmed, length), *parts]:
+                    connection.sendall(part)
+                if not expected:
+                    connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(12)[9:] == expected
 
 
 def test_page_names_no_other_host_and_has_no_code_in_line() -> None:

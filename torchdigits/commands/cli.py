@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import logging
 import os
 import shlex
 import shutil
@@ -180,6 +181,7 @@ def _one_line_errors() -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have letters that cannot be shown
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # figures are files, and Matplotlib fails with a name that makes no sense
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of folders that it would like to write to
     try:
         try:
             yield

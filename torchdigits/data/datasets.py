@@ -105,7 +105,7 @@ def fetch_mnist(data_dir: Path | str | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "download.lock"):  # of torchrun's processes one downloads, and the others find the files
             mnist.download()
-    except (OSError, RuntimeError, HTTPException) as error:
+    except (OSError, ValueError, RuntimeError, HTTPException) as error:  # ValueError: NUL in the name
         raise DataError(
             f"no MNIST in {folder}, and no download: {reason(error)}; put its four IDX files into"
             f" {folder / IDX_FOLDER} or {PICKLE_FILE} into {folder}, or use --dataset digits"

@@ -62,11 +62,13 @@ def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
     """Raise OptionError, which begins with `option`, if a file exists, has another suffix, or cannot be written."""
     if file.suffix not in suffixes:
         raise OptionError(f"{option} {file}: its name must end in {' or '.join(suffixes)}")
+    part = file.with_name(f"{_PART}{secrets.token_hex(8)}")  # and not the file, which would bar a name if killed here
     try:
-        file.open("xb").close()
-        file.unlink()
-    except FileExistsError:
-        raise OptionError(f"{option} {file}: it exists already; choose another name") from None
+        with suppress(FileNotFoundError):
+            file.lstat()
+            raise OptionError(f"{option} {file}: it exists already; choose another name")
+        part.open("xb").close()
+        part.unlink()
     except OSError as error:
         raise OptionError(f"{option} {file}: it cannot be written: {error.strerror}") from None
 
@@ -79,7 +81,11 @@ def becoming(option: str, file: Path) -> Iterator[Path]:
     """
     part = file.with_name(f"{_PART}{secrets.token_hex(8)}{file.suffix}")
     try:
-        yield part
+        try:
+            yield part
+        except OSError as error:
+            error.filename = str(file) if error.filename == str(part) else error.filename
+            raise
         if part.exists():
             try:
                 write_whole(file, part.read_bytes(), overwrite=False)

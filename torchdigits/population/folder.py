@@ -11,7 +11,8 @@ from typing import Any
 
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import DataError, OptionError, check_same_options
-from torchdigits.files.networks import load_network, save_network
+from torchdigits.files.checkpoints import to_checkpoint
+from torchdigits.files.networks import load_network
 from torchdigits.files.reading import read_json, read_table, reading
 from torchdigits.files.writing import empty_folder, locked, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
@@ -102,7 +103,7 @@ class SweepFolder:
         candidate = None
         if best is not None and best != self.best and trained.best_network is not None:
             candidate = self._candidate(best)
-            save_network(trained.best_network, candidate, overwrite=True)
+            write_whole(candidate, to_checkpoint(trained.best_network))
         file = io.StringIO()
         writer = csv.DictWriter(file, _COLUMNS)
         writer.writeheader()

@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,15 +133,18 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
 def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
     """What answers to POST /recognize. Small pictures do not wait for large ones."""
     small, large = (
-        (shared(lane, number), ThreadPoolExecutor(number, lane)) for lane, number in (("small", SMALL), ("large", 1))
+        (shared(lane, number), asyncio.Semaphore(number)) for lane, number in (("small", SMALL), ("large", 1))
     )
 
     async def recognize(request: Request) -> Answer:
         """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
         picture = await _picture_of(request)
-        workers, threads = small if len(picture) <= LARGE else large
-        prepared = partial(workers.steps, BytesIO(picture), last=True)
-        [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, prepared)).values()
+        workers, places = small if len(picture) <= LARGE else large
+        await _wait_for_place(places, request)
+        try:
+            [pixels] = (await asyncio.to_thread(workers.steps, BytesIO(picture), last=True)).values()
+        finally:
+            places.release()
         found = recognizer.answer(pixels.reshape(784))
         return Answer(
             digit=found.digit,
@@ -154,6 +155,18 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
         )
 
     return recognize
+
+
+async def _wait_for_place(places: asyncio.Semaphore, request: Request) -> None:
+    """Raises ClientDisconnect if the client leaves meanwhile: else any number of those who have left would wait."""
+    place, left = asyncio.ensure_future(places.acquire()), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({place, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not place.done():
+            raise ClientDisconnect
+    finally:
+        place.cancel()
+        left.cancel()
 
 
 class _FormParser(MultiPartParser):
