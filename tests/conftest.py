@@ -36,7 +36,7 @@ os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=2, help="rounds of the kill test, in test_resume.py")
+    parser.addoption("--rounds", type=int, default=1, help="rounds of the kill test, in test_resume.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

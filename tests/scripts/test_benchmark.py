@@ -36,14 +36,14 @@ def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
 def test_it_times_what_was_chosen_and_proves_that_it_trained(
     run_script: Run, tmp_path: Path, pinned: list[list[int]]
 ) -> None:
-    options = "--dataset digits --epochs 2 --only numpy-example numpy pytorch lightning eager compiled compiled-loop"
+    options = "--dataset digits --epochs 2 --only numpy-example numpy pytorch lightning eager compiled"
     done = run_script("benchmark.py", *options.split(), "--json", tmp_path / "b.json", "--figure", tmp_path / "b.png")
     assert (done.status, done.err) == (0, "")
     assert [len(cores) for cores in pinned] == [1] * hasattr(os, "sched_setaffinity")
     record = json.loads((tmp_path / "b.json").read_text())
     assert record["options"] == {"epochs": 2, "threads": 1, "dataset": "digits", "accelerator": "cpu"}
     rows = {row["name"]: row for row in record["rows"]}
-    assert list(rows) == ["numpy-example", "numpy", "pytorch", "lightning", "eager", "compiled", "compiled-loop"]
+    assert list(rows) == ["numpy-example", "numpy", "pytorch", "lightning", "eager", "compiled"]
     for row in rows.values():
         assert len(row["epoch_seconds"]) == 2
         assert row["median"] == sum(row["epoch_seconds"]) / 2 > 0
