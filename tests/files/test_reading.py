@@ -1,3 +1,4 @@
+import csv
 import io
 import os
 import zipfile
@@ -119,7 +120,7 @@ def test_a_table_is_in_utf_8_and_of_so_many_rows_columns_and_characters(tmp_path
         b"a,b\n\xff,2\n": "utf-8",
     }.items():
         path.write_bytes(content)
-        with pytest.raises((ValueError, module.csv.Error), match=words):
+        with pytest.raises((ValueError, csv.Error), match=words):
             read_table(path, ("a", "b"), 1)
 
 
