@@ -24,7 +24,7 @@ OPTIONS = TrainOptions(
     engine="eager",
     output=Path("runs"),
 )
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "dataset": "digits",
     "data_dir": str(Path.cwd() / "data"),
     "hidden": [7, 5],
@@ -39,7 +39,14 @@ PLAIN = {
     "output": "runs",
 }
 FREE: dict[str, Any] = {"data_dir": Path("/other"), "epochs": 5, "accelerator": "gpu", "engine": "compiled"}
-OTHER = {"dataset": "mnist", "hidden": (7,), "batch_size": 5, "learning_rate": 0.5, "seed": 8, "precision": "32"}
+OTHER: dict[str, Any] = {
+    "dataset": "mnist",
+    "hidden": (7,),
+    "batch_size": 5,
+    "learning_rate": 0.5,
+    "seed": 8,
+    "precision": "32",
+}
 
 
 def test_options_are_saved_and_read_again() -> None:
