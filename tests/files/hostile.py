@@ -255,7 +255,11 @@ def damaged_checkpoints() -> Named:
 
 
 def broken_json() -> Named:
-    good = {"sizes": [784, 10], "weights": [np.ones((10, 784)).tolist()], "biases": [np.ones((10, 1)).tolist()]}
+    good: dict[str, Any] = {
+        "sizes": [784, 10],
+        "weights": [np.ones((10, 784)).tolist()],
+        "biases": [np.ones((10, 1)).tolist()],
+    }
     good["cost"] = "QuadraticCost"
     yield "nested", b"[" * 10**6
     yield "objects in objects", b'{"sizes":' * 10**5
@@ -267,6 +271,8 @@ def broken_json() -> Named:
     yield "numbers in texts", re.sub(r"1\.0", '"1.0"', json.dumps(good)).encode()
     yield "enormous sizes", json.dumps(good | {"sizes": [2**62, 2**62]}).encode()
     yield "a long text among short ones", json.dumps(good | {"weights": [[["x" * 10**5, *"y" * 10**4]]]}).encode()
+    biases = [*good["biases"], [[1.0]] * 3]
+    yield "a matrix too few", json.dumps(good | {"sizes": [784, 10, 3], "biases": biases}).encode()
     yield "deep numbers", json.dumps(good | {"weights": [json.loads("[" * 60 + "1" + "]" * 60)]}).encode()
     yield "deep sizes", json.dumps(good | {"sizes": json.loads("[" * 800 + "]" * 800)}).encode()
     yield "many layers", json.dumps(good | {"weights": [[[1.0]]] * 10**4, "biases": [[[1.0]]] * 10**4}).encode()

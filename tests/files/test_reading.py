@@ -108,6 +108,9 @@ def test_a_table_is_in_utf_8_and_of_so_many_rows_columns_and_characters(tmp_path
     path = tmp_path / "x.csv"
     path.write_bytes('a,b\r\n"1,\n""2",é\r\n'.encode())
     assert read_table(path, ["a", "b"], 1) == [{"a": '1,\n"2', "b": "é"}]
+    for rows, value in ((b'1,"2\r\n3"\r\n', "2\r\n3"), (b"1,2\r", "2")):  # ends of lines are as they are in the file
+        path.write_bytes(b"a,b\r" + rows)
+        assert read_table(path, ("a", "b"), 1) == [{"a": "1", "b": value}]
     path.write_bytes(b"a,b\n" + b"1," + b"2" * 997 + b"\n")
     assert read_table(path, ("a", "b"), 1) == [{"a": "1", "b": "2" * 997}]
     for content, words in {
