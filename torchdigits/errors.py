@@ -36,6 +36,10 @@ class NoInkError(ImageError):
     """A picture without a digit: blank, or with too little contrast."""
 
 
+class SlowImageError(ImageError):
+    """A picture that takes longer to decode than it may."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM. The text says what was kept, and how to go on."""
 

@@ -33,10 +33,11 @@ from PIL import Image
 
 from torchdigits import Recognizer, SigmoidMLP, load_network
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.errors import SlowImageError
 from torchdigits.files.networks import save_network
 from torchdigits.proof.gradients import reference_of
 from torchdigits.proof.reference import columns
-from torchdigits.recognition.workers import Workers
+from torchdigits.recognition.workers import Workers, shared
 from torchdigits.web import app as web
 from torchdigits.web import middleware, protocol
 from torchdigits.web.middleware import LARGE, LARGE_AT_A_TIME, MAX_BYTES
@@ -517,6 +518,35 @@ def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile
         assert not any(answer.done() for answer in answers)
         met.set()
         assert [answer.result()["digit"] for answer in answers] == [expected] * 4
+
+
+def test_small_pictures_that_take_long_wait_with_the_large_ones(
+    unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, small, met = Workers.steps, shared("small", web.SMALL, web.SECONDS), threading.Event()
+    slow, endless = picture + b"slow", picture + b"endless"
+
+    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+        if file.getvalue() in (slow, endless):
+            if self is small:
+                raise SlowImageError("it would take more than 1 s")
+            assert met.wait(30)
+        if file.getvalue() == endless:
+            raise SlowImageError("it would take more than 6 s")
+        return steps(self, file, last)
+
+    monkeypatch.setattr(Workers, "steps", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, unharmed, slow) for _ in range(3)]
+        refused = pool.submit(
+            exchange, unharmed, post(unharmed, f"Content-Length: {len(endless)}", "Connection: close", body=endless)
+        )
+        expected = ask(unharmed, picture)["digit"]
+        assert not any(answer.done() for answer in answers)
+        met.set()
+        assert [answer.result()["digit"] for answer in answers] == [expected] * 3
+        assert b"422" in refused.result()[:12]
+        assert b"more than 6 s" in refused.result()
 
 
 @pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from torchdigits.errors import ImageError, NoInkError, printable
+from torchdigits.errors import ImageError, NoInkError, SlowImageError, printable
 from torchdigits.files.reading import read_whole
 
 MOST_BYTES = 2**27  # of a file
@@ -34,11 +34,13 @@ class Workers:
 
     Args:
         number: of processes.
+        seconds: of a processor that a picture may take; SECONDS if None. The system counts whole ones, so it may get
+            up to one more.
     """
 
-    def __init__(self, number: int = 1) -> None:
+    def __init__(self, number: int = 1, seconds: int | None = None) -> None:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._all = [_Worker() for _ in range(number)]
+        self._all = [_Worker(SECONDS if seconds is None else seconds) for _ in range(number)]
         for worker in self._all:
             self._idle.put(worker)
 
@@ -60,6 +62,7 @@ class Workers:
 
         Raises:
             ImageError, NoInkError: as that does. The message begins with the file's name.
+            SlowImageError: it takes longer than it may.
         """
         name = printable(file) if isinstance(file, str | Path) else "the picture"
         try:
@@ -83,12 +86,12 @@ class Workers:
 
 
 @cache
-def shared(lane: str = "", number: int = 1) -> Workers:
+def shared(lane: str = "", number: int = 1, seconds: int | None = None) -> Workers:
     """Workers for all who name the same lane, so that one lane's pictures do not wait for another's.
 
     They start at once, and end with this process.
     """
-    workers = Workers(number)
+    workers = Workers(number, seconds)
     atexit.register(workers.close)
     return workers
 
@@ -100,14 +103,15 @@ if hasattr(os, "register_at_fork"):
 class _Worker:
     """A process, and the pipe to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
-            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()}, {SECONDS}, {MEMORY})"
+            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()}, {self._seconds}, {MEMORY})"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -136,7 +140,7 @@ class _Worker:
             status = self.stop()
             self._start()
             if status == -signal.SIGXCPU:
-                raise ImageError(f"it would take more than {SECONDS} s to decode") from None
+                raise SlowImageError(f"it would take more than {self._seconds} s to decode") from None
             raise ImageError(f"its decoder broke down; perhaps it takes more than {MEMORY >> 20} MB") from None
 
     def stop(self) -> int:

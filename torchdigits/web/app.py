@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 from python_multipart.exceptions import FormParserError
@@ -16,15 +17,15 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from torchdigits.errors import ImageError
+from torchdigits.errors import ImageError, SlowImageError
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.recognition.card import card_facts
 from torchdigits.recognition.recognizer import Recognizer
-from torchdigits.recognition.workers import shared
+from torchdigits.recognition.workers import Workers, shared
 from torchdigits.version import __version__
 from torchdigits.web.middleware import LARGE, MAX_BYTES, Middleware, error_response
 
-SMALL = 2  # small pictures decoded at once, and beside them a large one
+SMALL, SECONDS = 2, 1  # small pictures decoded at once, and beside them a large one; what a small one may take
 FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
@@ -131,20 +132,28 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
 
 
 def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
-    """What answers to POST /recognize. Small pictures do not wait for large ones."""
-    small, large = (
-        (shared(lane, number), asyncio.Semaphore(number)) for lane, number in (("small", SMALL), ("large", 1))
-    )
+    """What answers to POST /recognize. Small pictures do not wait for large ones, nor for small ones that take long."""
+    small = shared("small", SMALL, SECONDS), asyncio.Semaphore(SMALL)
+    large = shared("large"), asyncio.Semaphore(1)
 
-    async def recognize(request: Request) -> Answer:
-        """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
-        picture = await _picture_of(request)
-        workers, places = small if len(picture) <= LARGE else large
+    async def prepared(lane: tuple[Workers, asyncio.Semaphore], picture: bytes, request: Request) -> np.ndarray:
+        workers, places = lane
         await _wait_for_place(places, request)
         try:
             [pixels] = (await asyncio.to_thread(workers.steps, BytesIO(picture), last=True)).values()
         finally:
             places.release()
+        return pixels
+
+    async def recognize(request: Request) -> Answer:
+        """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
+        picture = await _picture_of(request)
+        try:
+            pixels = await prepared(small if len(picture) <= LARGE else large, picture, request)
+        except SlowImageError:
+            if len(picture) > LARGE:
+                raise
+            pixels = await prepared(large, picture, request)
         found = recognizer.answer(pixels.reshape(784))
         return Answer(
             digit=found.digit,
