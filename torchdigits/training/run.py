@@ -81,7 +81,6 @@ def train(
     """
     from torchdigits.classifier import DigitClassifier  # here, since importing Lightning takes seconds
     from torchdigits.data.datamodule import DigitsDataModule
-    from torchdigits.training.callbacks import EpochRecord
 
     machine = find_machine(options.accelerator, options.devices, options.precision)
     options = replace(options, devices=machine.devices)
@@ -100,12 +99,8 @@ def train(
         output = stack.enter_context(folder_for(options, saved))
         if is_first_process():
             on_start(output, engine)
-        chosen = options.to_plain() | {"accelerator": machine.accelerator, "engine": engine.name}
-        state = {"options": chosen, "fingerprint": dataset["sha256"], "threads": torch.get_num_threads()}
-        record = EpochRecord(output, state, [] if saved is None else saved.rows)
-        datamodule = DigitsDataModule(
-            splits, batch_size=options.batch_size, seed=options.seed, block_size=engine.block_size
-        )
+        record = _record(output, options, machine, engine, dataset, saved)
+        datamodule = DigitsDataModule(splits, None, options.batch_size, options.seed, engine.block_size)
         folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, callbacks)
         network = load_network(folder / BEST)
         test = measure(network, splits.test)
@@ -122,6 +117,22 @@ def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits
     if saved is not None and summary["sha256"] != saved.fingerprint:
         raise DataError(f"{options.dataset} has other images or labels than the run in {saved.folder} was begun with")
     return splits, summary
+
+
+def _record(
+    folder: Path,
+    options: TrainOptions,
+    machine: Machine,
+    engine: Engine,
+    dataset: dict[str, Any],
+    saved: SavedRun | None,
+) -> "EpochRecord":
+    """What is recorded of each epoch, and saved with it so that the run can go on."""
+    from torchdigits.training.callbacks import EpochRecord
+
+    chosen = options.to_plain() | {"accelerator": machine.accelerator, "engine": engine.name}
+    state = {"options": chosen, "fingerprint": dataset["sha256"], "threads": torch.get_num_threads()}
+    return EpochRecord(folder, state, [] if saved is None else saved.rows)
 
 
 def _fit(
