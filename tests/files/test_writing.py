@@ -1,12 +1,10 @@
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from crashes import Killed, failing_at, failures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,42 +119,12 @@ def test_a_new_file_must_be_new_of_a_known_kind_and_in_a_folder(tmp_path: Path) 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
-def crashing(patch: pytest.MonkeyPatch, moment: int, after: bool, failure: BaseException) -> None:
-    """Let the call number `moment` that touches the disk fail; after a kill, all others fail too.
-
-    A kill may come when the call has done its work.
-    """
-    calls = 0
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > moment and isinstance(failure, Killed):
-                raise failure
-            if calls == moment and not (after and isinstance(failure, Killed)):
-                raise failure
-            result = function(*arguments, **options)
-            if calls == moment:
-                raise failure
-            return result
-
-        return wrapped
-
-    for owner, name in ((os, "fsync"), *((Path, name) for name in ("open", "replace", "hardlink_to", "unlink"))):
-        patch.setattr(owner, name, wrap(getattr(owner, name)))
-
-
 @given(
     old=st.none() | st.binary(),
     overwrite=st.booleans(),
     moment=st.integers(1, 8),
     after=st.booleans(),
-    failure=st.sampled_from([Killed(), OSError(28, "No space left on device")]),
+    failure=failures,
 )
 def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
     old: bytes | None, overwrite: bool, moment: int, after: bool, failure: BaseException
@@ -165,15 +133,14 @@ def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
         path = Path(name, "x")
         if old is not None:
             path.write_bytes(old)
-        with pytest.MonkeyPatch.context() as patch:
-            crashing(patch, moment, after, failure)
-            try:
+        try:
+            with failing_at(moment, after, failure):
                 write_whole(path, b"new", overwrite)
-            except FileExistsError:
-                assert old is not None
-                assert not overwrite
-            except (OSError, Killed) as error:
-                assert error is failure  # noqa: PT017  # which call fails is drawn
+        except FileExistsError:
+            assert old is not None
+            assert not overwrite
+        except (OSError, Killed) as error:
+            assert error is failure  # noqa: PT017  # which call fails is drawn
         allowed = [old] if old is not None and not overwrite else [old, b"new"]
         assert (path.read_bytes() if path.exists() else None) in allowed
         remove_parts(Path(name))
@@ -185,8 +152,7 @@ def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
 @given(st.integers(1, 2), st.booleans())
 def test_wherever_the_check_of_a_new_file_stops_its_name_is_still_free(moment: int, after: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-            crashing(patch, moment, after, Killed())
+        with pytest.raises(Killed), failing_at(moment, after, Killed()):
             check_new_file("--show", Path(name, "x.png"), (".png",))
         check_new_file("--show", Path(name, "x.png"), (".png",))
 

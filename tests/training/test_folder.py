@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from crashes import Killed, failing_at, failures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,10 +89,6 @@ def test_an_older_options_record_that_lacks_one_is_refused_in_one_line(run: Path
         pass
 
 
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
 @contextmanager
 def killed_at(what: str, moment: int) -> Iterator[None]:
     """Let training end at this mini-batch, before this file is written, or after it has got its name."""
@@ -161,35 +158,6 @@ def test_a_run_killed_at_any_moments_ends_with_the_same_bits(
                 train_on(Path(name))
         train_on(Path(name))
         assert outcome(Path(name)) == uninterrupted
-
-
-@contextmanager
-def failing_at(moment: int, after: bool, failure: BaseException) -> Iterator[None]:
-    """Let the call number `moment` that touches the disk fail; after a kill, which may come when the call has done its
-    work, all others fail too."""
-    calls = 0
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            killed = isinstance(failure, Killed)
-            if calls == moment and killed and after:
-                function(*arguments, **options)
-            if calls == moment or (killed and calls > moment):
-                raise failure
-            return function(*arguments, **options)
-
-        return wrapped
-
-    with pytest.MonkeyPatch.context() as patch:
-        names = ("open", "replace", "unlink", "touch", "mkdir", "rmdir")
-        for owner, name in ((os, "fsync"), *((Path, name) for name in names)):
-            patch.setattr(owner, name, wrap(getattr(owner, name)))
-        yield
-
-
-failures = st.builds(Killed) | st.builds(OSError, st.just(28), st.just("No space left on device"))
 
 
 @settings(max_examples=25, deadline=None)
