@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,12 +137,14 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
     """What answers to POST /recognize. Small pictures do not wait for large ones, nor for small ones that take long."""
     small = shared("small", SMALL, SECONDS), asyncio.Semaphore(SMALL)
     large = shared("large"), asyncio.Semaphore(1)
+    threads = ThreadPoolExecutor(SMALL + 1)  # as many as there are places, so that nothing waits for one
 
     async def prepared(lane: tuple[Workers, asyncio.Semaphore], picture: bytes, request: Request) -> np.ndarray:
         workers, places = lane
         await _wait_for_place(places, request)
         try:
-            [pixels] = (await asyncio.to_thread(workers.steps, BytesIO(picture), last=True)).values()
+            steps = partial(workers.steps, BytesIO(picture), last=True)
+            [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, steps)).values()
         finally:
             places.release()
         return pixels
