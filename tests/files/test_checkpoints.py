@@ -2,16 +2,22 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import OrderedDict
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._utils import _rebuild_parameter
 
 from torchdigits import DigitClassifier, SigmoidMLP, load_network
 from torchdigits.errors import CheckpointError
+from torchdigits.files import checkpoints
 from torchdigits.files.checkpoints import read_checkpoint
+from torchdigits.files.networks import save_network
 
 
 def state_of(network: SigmoidMLP) -> dict[str, torch.Tensor]:
@@ -67,10 +73,12 @@ def test_all_of_a_checkpoint_is_read_as_torch_reads_it(tmp_path: Path) -> None:
         "rng": torch.get_rng_state(),
         "others": [torch.tensor(True), torch.tensor(7), torch.ones(2, dtype=torch.bfloat16), torch.ones(0)],
         "plain": (1, -(2**40), 2**70, 1.5, float("-inf"), "é\n", True, None, (), [[]], {}),
+        "made": [Counter(a=1, b=2), torch.Size([2, 3])],
     }
     path = save(tmp_path / "x.ckpt", content)
     ours, theirs = read_checkpoint(path), torch.load(path, weights_only=True)
     assert ours.pop("plain") == theirs.pop("plain")
+    assert ours.pop("made") == theirs.pop("made")
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
@@ -169,3 +177,59 @@ def test_lightning_reads_the_shipped_checkpoint_too() -> None:
     classifier = DigitClassifier.load_from_checkpoint(shipped_checkpoint(), map_location="cpu", weights_only=True)
     for ours, theirs in zip(classifier.parameters(), load_network().parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lightning_reads_what_is_saved_here(tmp_path: Path, dtype: torch.dtype) -> None:
+    network = SigmoidMLP([6, 5, 4]).to(dtype)
+    save_network(network, tmp_path / "x.ckpt")
+    classifier = DigitClassifier.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    assert classifier.network.sizes == (6, 5, 4)
+    for ours, theirs in zip(classifier.parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(ours.dtype))
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert content["pytorch-lightning_version"] == metadata.version("lightning")
+
+
+def refused(path: Path, content: object) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(save(path, content))
+    return str(caught.value)
+
+
+def test_a_checkpoint_may_hold_100_000_values_and_16_mb_beside_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, rest = [0] * 1009, [0] * 8  # with the two around them, 1 + 1 + 99 * 1010 + 8 values
+    assert len(read_checkpoint(save(tmp_path / "x.ckpt", {"x": [shared] * 99 + rest}))["x"]) == 107
+    assert "more than 100,000 values" in refused(tmp_path / "x.ckpt", {"x": [shared] * 99 + [0, *rest]})
+    pickled = len(pickle.dumps({"x": "x" * 1000}, protocol=2))
+    monkeypatch.setattr(checkpoints, "_MOST_PICKLED", pickled)
+    assert read_checkpoint(save(tmp_path / "x.ckpt", {"x": "x" * 1000})) == {"x": "x" * 1000}
+    assert f"it holds {pickled + 1:,} bytes beside its tensors" in refused(tmp_path / "x.ckpt", {"x": "x" * 1001})
+
+
+class Called:
+    """Pickled as a call of what torch's checkpoints may name, but not as torch calls it."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.function, self.arguments
+
+
+def test_what_torch_would_not_call_like_this_is_refused(tmp_path: Path) -> None:
+    for function, arguments in ((Counter, ("abc",)), (torch.Size, ()), (_rebuild_parameter, (1, True, OrderedDict()))):
+        content = {"hyper_parameters": {"x": Called(function, *arguments)}}
+        name = f"{function.__module__}.{function.__name__}"
+        assert f"it calls {name} in another way than torch" in refused(tmp_path / "x.ckpt", content)
+
+
+def test_a_checkpoint_from_a_machine_of_another_byte_order_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "x.ckpt", {"state_dict": state_of(SigmoidMLP([4, 3]))})
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as old, zipfile.ZipFile(tmp_path / "y.ckpt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"big" if name.endswith("byteorder") else old.read(name))
+    with pytest.raises(CheckpointError, match="it is from a machine of another byte order"):
+        load_network(tmp_path / "y.ckpt")

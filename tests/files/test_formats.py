@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import os
 import zipfile
 from itertools import cycle, islice, pairwise
 from pathlib import Path
@@ -153,14 +154,31 @@ def test_a_network_of_few_bits_is_not_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def assert_one_line(path: Path) -> None:
-    """Loading the file raises CheckpointError with one short line."""
+def test_json_may_have_flat_biases_and_whole_numbers(tmp_path: Path) -> None:
+    content = {
+        "sizes": [2, 2],
+        "weights": [[[1, -2.5], [2**63 - 1, 0]]],
+        "biases": [[3, 0.5]],
+        "cost": "QuadraticCost",
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    weights, biases = (parameter.tolist() for parameter in load_network(tmp_path / "x.json").parameters())
+    assert weights == [[1.0, -2.5], [2.0**63, 0.0]]
+    assert biases == [3.0, 0.5]
+    content["weights"] = [[[1, -2.5], [2**63, 0]]]
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert_one_line(tmp_path / "x.json", "its weights are not all numbers")
+
+
+def assert_one_line(path: Path, words: str = "") -> None:
+    """Loading the file raises CheckpointError with one short line, which has the words."""
     with pytest.raises(CheckpointError) as caught:
         load_network(path)
     message = str(caught.value)
     assert message.startswith(f"{path} is not a network in {path.suffix}: ")
     assert message.isprintable()
     assert len(message) < 400
+    assert words in message
 
 
 def no_networks() -> dict[str, object]:
@@ -198,11 +216,21 @@ def no_networks() -> dict[str, object]:
     }
 
 
+SAID = {
+    "another cost": "its cost is 'LogLoss', neither QuadraticCost nor CrossEntropyCost",
+    "another dtype": "its dtype is 'int8', neither float32 nor float64",
+    "sizes of another network": "its sizes are [4, 3, 3], but those of its matrices are [4, 3, 2]",
+    "text": "its weights are not all numbers",
+    "a number too large": "its biases are not all numbers",
+    "too large for its dtype": "layers.0.bias is not made of plain finite numbers",
+}
+
+
 @pytest.mark.parametrize("kind", no_networks())
 def test_json_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(no_networks()[kind]))
-    assert_one_line(path)
+    assert_one_line(path, SAID.get(kind, ""))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +264,44 @@ def other_archives() -> dict[str, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("kind", other_archives())
 def test_npz_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
     np.savez(tmp_path / "x.npz", **other_archives()[kind])  # type: ignore[arg-type]
+    said = {"one too many": "it holds 3 arrays, not weights and biases for each layer", "no arrays": "it holds 0 arrays"}
+    assert_one_line(tmp_path / "x.npz", said.get(kind, ""))
+
+
+class Hostile:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_a_hostile_npz_runs_no_code(tmp_path: Path) -> None:
+    hostile = np.array([Hostile(tmp_path / "canary")])
+    np.savez(tmp_path / "x.npz", weights_1=hostile, biases_1=hostile)
     assert_one_line(tmp_path / "x.npz")
+    assert not (tmp_path / "canary").exists()
+    with np.load(tmp_path / "x.npz", allow_pickle=True) as archive:
+        assert archive["weights_1"].shape == (1,)
+    assert (tmp_path / "canary").exists()  # the proof that it would have
+
+
+def test_a_network_may_have_1000_layers(tmp_path: Path) -> None:
+    for layers in (1000, 1001):
+        save_network(network_of((1,) * (layers + 1)), tmp_path / f"{layers}.npz")
+    assert len(load_network(tmp_path / "1000.npz").sizes) == 1001
+    assert_one_line(tmp_path / "1001.npz", "it has 1,001 layers, more than 1,000")
+
+
+def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    network = network_of((4, 3))
+    with pytest.raises(OptionError, match=r"x\.h5: its name must end in \.ckpt or \.json or \.npz or \.onnx$"):
+        save_network(network, tmp_path / "x.h5")
+    network.layers[0].double()
+    network.layers.append(torch.nn.Linear(3, 2))
+    with pytest.raises(CheckpointError, match=r"cannot save .*x\.npz: the network is neither of float32 nor of float64"):
+        save_network(network, tmp_path / "x.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_many_names_of_one_tensor_do_not_fill_the_memory(tmp_path: Path) -> None:
