@@ -72,6 +72,7 @@ def test_all_of_a_checkpoint_is_read_as_torch_reads_it(tmp_path: Path) -> None:
         "optimizer_states": [{"state": {0: {"momentum": None}}, "param_groups": [{"lr": 3.0, "params": [0, 1]}]}],
         "rng": torch.get_rng_state(),
         "others": [torch.tensor(True), torch.tensor(7), torch.ones(2, dtype=torch.bfloat16), torch.ones(0)],
+        "counted": Counter({"a": torch.ones(2)}),  # type: ignore[dict-item]
         "plain": (1, -(2**40), 2**70, 1.5, float("-inf"), "é\n", True, None, (), [[]], {}),
         "made": [Counter(a=1, b=2), torch.Size([2, 3])],
     }
@@ -194,6 +195,7 @@ def test_lightning_reads_what_is_saved_here(tmp_path: Path, dtype: torch.dtype) 
 def refused(path: Path, content: object) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(save(path, content))
+    assert str(caught.value).startswith(f"{path} is not a checkpoint of DigitClassifier: ")
     return str(caught.value)
 
 

@@ -198,6 +198,7 @@ def no_networks() -> dict[str, object]:
         "sizes of another network": good | {"sizes": [4, 3, 3]},
         "sizes of fewer layers": good | {"sizes": [4, 2]},
         "sizes that are text": good | {"sizes": "4-3-2"},
+        "a matrix too many": good | {"weights": [*weights, weights[1]]},
         "a bias too many": good | {"biases": [*biases, [[1.0]]]},
         "a bias that does not fit": good | {"biases": [biases[0], [[1.0]]]},
         "biases in rows": good | {"biases": [np.array(b).T.tolist() for b in biases]},
@@ -264,7 +265,10 @@ def other_archives() -> dict[str, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("kind", other_archives())
 def test_npz_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
     np.savez(tmp_path / "x.npz", **other_archives()[kind])  # type: ignore[arg-type]
-    said = {"one too many": "it holds 3 arrays, not weights and biases for each layer", "no arrays": "it holds 0 arrays"}
+    said = {
+        "one too many": "it holds 3 arrays, not weights and biases for each layer",
+        "no arrays": "it holds 0 arrays",
+    }
     assert_one_line(tmp_path / "x.npz", said.get(kind, ""))
 
 
@@ -293,13 +297,23 @@ def test_a_network_may_have_1000_layers(tmp_path: Path) -> None:
     assert_one_line(tmp_path / "1001.npz", "it has 1,001 layers, more than 1,000")
 
 
+def test_the_shipped_network_is_in_the_package_or_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As installed, and in a checkout."""
+    monkeypatch.setattr(networks, "__file__", str(tmp_path / "torchdigits" / "files" / "networks.py"))
+    name = Path("checkpoints", "mnist-784-30-10.ckpt")
+    assert networks.shipped_checkpoint() == tmp_path / name
+    (tmp_path / "torchdigits" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "torchdigits" / name).touch()
+    assert networks.shipped_checkpoint() == tmp_path / "torchdigits" / name
+
+
 def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
     network = network_of((4, 3))
     with pytest.raises(OptionError, match=r"x\.h5: its name must end in \.ckpt or \.json or \.npz or \.onnx$"):
         save_network(network, tmp_path / "x.h5")
     network.layers[0].double()
     network.layers.append(torch.nn.Linear(3, 2))
-    with pytest.raises(CheckpointError, match=r"cannot save .*x\.npz: the network is neither of float32 nor of float64"):
+    with pytest.raises(CheckpointError, match=r"cannot save .*x\.npz: the network is neither of float32"):
         save_network(network, tmp_path / "x.npz")
     assert list(tmp_path.iterdir()) == []
 
