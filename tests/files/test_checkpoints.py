@@ -72,7 +72,7 @@ def test_all_of_a_checkpoint_is_read_as_torch_reads_it(tmp_path: Path) -> None:
         "optimizer_states": [{"state": {0: {"momentum": None}}, "param_groups": [{"lr": 3.0, "params": [0, 1]}]}],
         "rng": torch.get_rng_state(),
         "others": [torch.tensor(True), torch.tensor(7), torch.ones(2, dtype=torch.bfloat16), torch.ones(0)],
-        "counted": Counter({"a": torch.ones(2)}),  # type: ignore[dict-item]
+        "counted": Counter({"a": torch.ones(2)}),
         "plain": (1, -(2**40), 2**70, 1.5, float("-inf"), "é\n", True, None, (), [[]], {}),
         "made": [Counter(a=1, b=2), torch.Size([2, 3])],
     }

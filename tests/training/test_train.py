@@ -14,11 +14,9 @@ import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 from PIL import Image
 
-from torchdigits import DigitClassifier, load_network
+from torchdigits import load_network
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.engines import compiler
-from torchdigits.engines.choice import choose_engine
-from torchdigits.engines.machine import find_machine
 from torchdigits.training.options import TrainOptions
 
 Run = Callable[..., Outcome]
@@ -186,16 +184,6 @@ def test_without_a_compiler_asking_for_compiled_is_one_line(run_script: Run, tmp
     )
     assert_one_line_error(outcome, "--engine compiled", "No working C++ compiler", "--engine eager")
     assert not output.exists()
-
-
-@pytest.mark.parametrize(("updates", "engine"), [(9_999, "eager"), (10_000, "compiled")])
-def test_auto_compiles_from_10_000_updates_on(
-    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch, updates: int, engine: str
-) -> None:
-    monkeypatch.setattr("torchdigits.engines.choice._compiled", lambda classifier, *_: classifier)
-    # Mini-batches of 2,000, so that an epoch is an update
-    _, chosen = choose_engine("auto", DigitClassifier((784, 10)), digits.training, 2000, updates, find_machine("cpu"))
-    assert chosen.name == engine
 
 
 @pytest.mark.gpu
