@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch._utils import _rebuild_parameter
+from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from torchdigits import DigitClassifier, SigmoidMLP, load_network
 from torchdigits.errors import CheckpointError
@@ -129,10 +130,19 @@ def other_programs() -> dict[str, object]:
     }
 
 
+SAID = {
+    "a list": "it holds a list",
+    "integers": r"layers\.0\.weight is torch\.int64",
+    "two precisions": r"layers\.1\.bias is torch\.float64",
+    "layers that do not fit": "its weight matrices do not fit each other",
+    "tied layers": "its tensors share their elements",
+}
+
+
 @pytest.mark.parametrize("kind", other_programs())
 def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path / "x.ckpt", other_programs()[kind])
-    with pytest.raises(CheckpointError, match=r"x\.ckpt is not a checkpoint of DigitClassifier"):
+    with pytest.raises(CheckpointError, match=rf"x\.ckpt is not a checkpoint of DigitClassifier: {SAID.get(kind, '')}"):
         load_network(path)
 
 
@@ -228,10 +238,54 @@ def test_what_torch_would_not_call_like_this_is_refused(tmp_path: Path) -> None:
         assert f"it calls {name} in another way than torch" in refused(tmp_path / "x.ckpt", content)
 
 
+def with_entry(path: Path, entry: str, content: bytes) -> Path:
+    """The checkpoint with another content in one of its entries."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in entries.items():
+            archive.writestr(name, content if name.endswith(f"/{entry}") else part)
+    return path
+
+
 def test_a_checkpoint_from_a_machine_of_another_byte_order_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "x.ckpt", {"state_dict": state_of(SigmoidMLP([4, 3]))})
-    with zipfile.ZipFile(tmp_path / "x.ckpt") as old, zipfile.ZipFile(tmp_path / "y.ckpt", "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"big" if name.endswith("byteorder") else old.read(name))
-    with pytest.raises(CheckpointError, match="it is from a machine of another byte order"):
-        load_network(tmp_path / "y.ckpt")
+    path = save(tmp_path / "x.ckpt", {"state_dict": state_of(SigmoidMLP([4, 3]))})
+    load_network(with_entry(path, "byteorder", sys.byteorder.encode()))
+    other = {"little": b"big", "big": b"little"}[sys.byteorder]
+    with pytest.raises(CheckpointError, match=r": it is from a machine of another byte order$"):
+        load_network(with_entry(path, "byteorder", other))
+
+
+class Storage:
+    """Stands for a tensor's elements, which torch's pickles name and do not hold."""
+
+
+class WithStorage(pickle.Pickler):
+    named: tuple[object, ...] = ()
+
+    def persistent_id(self, value: object) -> object:
+        return self.named if isinstance(value, Storage) else None
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (("storage", torch.FloatStorage, "0", "cpu", 2), ""),
+        (("storage", torch.FloatStorage, "0", "cpu", 3), "its storage 0 is not as large as it claims"),
+        (("storage", torch.DoubleStorage, "0", "cpu", 2), "its storage 0 is not as large as it claims"),
+        (("other", torch.FloatStorage, "0", "cpu", 2), "it calls torch._utils._rebuild_tensor_v2 in another way"),
+        (None, "it calls a persistent object in another way than torch"),
+    ],
+)
+def test_a_tensor_has_the_elements_that_it_claims(named: tuple[object, ...] | None, said: str, tmp_path: Path) -> None:
+    rebuilt = Called(_rebuild_tensor_v2, Storage(), 0, (2,), (1,), False, OrderedDict())
+    pickler = WithStorage(pickled := io.BytesIO(), protocol=2)
+    pickler.named = ("other",) if named is None else named
+    pickler.dump({"x": Storage() if named is None else rebuilt})
+    path = save(tmp_path / "x.ckpt", {"x": torch.tensor([1.5, 2.5])})
+    with_entry(path, "data.pkl", pickled.getvalue())
+    if not said:
+        assert read_checkpoint(path)["x"].tolist() == [1.5, 2.5]
+        return
+    with pytest.raises(CheckpointError, match=f": {said}"):
+        read_checkpoint(path)
