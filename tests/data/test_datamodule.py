@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import lightning as L
@@ -64,6 +65,16 @@ def test_mini_batches_are_of_the_trainers_precision_and_its_process_share(
     assert {images.dtype for images, _ in batches} == {dtype}
     order = epoch_order(25, 5, 0).tolist()
     assert [labels.tolist() for _, labels in batches] == [order[5:10], order[15:20], order[23:]]
+
+
+def test_what_is_trained_on_lies_on_the_trainers_device() -> None:
+    part = numbered(25)
+    for block_size in (None, 3):
+        module = DigitsDataModule(DigitSplits(part, part, part), batch_size=5, block_size=block_size)
+        assert module.train_dataloader().digits.images.device == torch.device("cpu")
+        strategy = SimpleNamespace(root_device=torch.device("meta"))  # as any other but the CPU
+        module.trainer = SimpleNamespace(precision="32-true", strategy=strategy, global_rank=0, world_size=1)  # type: ignore[assignment]
+        assert {tensor.device.type for tensor in module.train_dataloader().digits} == {"meta"}
 
 
 def test_the_held_out_parts_come_whole_and_in_order(digits: DigitSplits) -> None:

@@ -117,6 +117,15 @@ def test_the_embedded_digits_stay_the_same(digits: DigitSplits) -> None:
     assert digits.fingerprint() == expected
 
 
+def test_a_summary_has_the_fingerprint_and_the_number_of_images(digits: DigitSplits) -> None:
+    digest = hashlib.sha256()
+    for images, labels in digits:
+        digest.update(bytes(images.flatten().tolist()))
+        digest.update(b"".join(label.to_bytes(8, "little") for label in labels.tolist()))
+    expected = {"sha256": digest.hexdigest(), "training": 1217, "validation": 290, "test": 290}
+    assert digits.summary() == expected
+
+
 def test_an_unknown_dataset_is_refused() -> None:
     with pytest.raises(OptionError, match="unknown dataset 'cifar'"):
         load_splits("cifar")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 import torchdigits
@@ -230,6 +231,12 @@ def test_a_trainer_is_of_the_machine_deterministic_and_silent(name: str, precisi
 @pytest.mark.usefixtures("as_before")
 def test_a_trainer_of_two_devices_has_two_processes() -> None:
     assert machine.Machine("cpu", 2, "32").trainer().world_size == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_trainer_of_a_gpu_takes_nothing_else() -> None:
+    with pytest.raises(MisconfigurationException):
+        machine.Machine("gpu", 1, "32").trainer()
 
 
 @pytest.mark.usefixtures("as_before")

@@ -100,14 +100,13 @@ def _compiled(
     classifier: "DigitClassifier", training: "Digits", batch_size: int, machine: "Machine", block_size: int
 ) -> "CompiledDigitClassifier":
     """The same network on the compiled engine, after its compilation on the machine's device."""
-    import torch
 
     from torchdigits.data.batches import Blocks
     from torchdigits.engines.compiled import CompiledDigitClassifier
 
     compiled = CompiledDigitClassifier(classifier.network.sizes, classifier.learning_rate)
     compiled.load_state_dict(classifier.state_dict())
-    compiled.to(machine.device, torch.get_default_dtype())
+    compiled.to(machine.device)
     block = next(iter(Blocks(training, batch_size, None, machine.device, block_size)))
     parameters = {name: parameter.detach() for name, parameter in compiled.network.named_parameters()}
     compiled.train_block(parameters, block)
