@@ -1,6 +1,7 @@
 """Autograd against back-propagation by hand, and both against finite differences."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import lightning as L
 import numpy as np
@@ -15,8 +16,18 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchdigits import DigitClassifier, SigmoidMLP, quadratic_cost
 from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines.machine import PRECISIONS
-from torchdigits.proof.gradients import compare, reference_of, relative_error
+from torchdigits.engines.machine import PRECISIONS, Machine
+from torchdigits.proof import gradients
+from torchdigits.proof.findings import Findings
+from torchdigits.proof.gradients import (
+    check_gradients,
+    compare,
+    deviation,
+    multiplying_in,
+    reference_of,
+    relative_error,
+    relative_errors,
+)
 from torchdigits.proof.rounding import rounding_bounds
 
 # Relative errors: the norm of the difference over the norm of the reference, per tensor.
@@ -180,3 +191,110 @@ def test_autograd_passes_its_own_gradcheck() -> None:
         return quadratic_cost(functional_call(network, dict(zip(names, parameters, strict=True)), images), targets)
 
     assert torch.autograd.gradcheck(cost, tuple(network.parameters()))
+
+
+def check_of(digits: DigitSplits, precision: str, sizes: tuple[int, ...] = (784, 7, 12)) -> tuple[SigmoidMLP, Findings]:
+    """The findings of three mini-batches, of 5, 1 and 8 images, and the network, which has 12 outputs."""
+    torch.manual_seed(2)
+    network = SigmoidMLP(sizes)
+    places = torch.arange(14).flip(0) * 50
+    return network, check_gradients(
+        network, digits.training, torch.split(places, [5, 1, 8]), Machine("cpu", 1, precision)
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("64", 1e-17, 1e-13), ("32", 1e-9, 1e-5), ("bf16", 1e-4, 0.5)]
+)
+def test_many_mini_batches_are_each_compared(digits: DigitSplits, precision: str, least: float, most: float) -> None:
+    network, findings = check_of(digits, precision)
+    assert findings.comparisons == 3
+    assert findings.tolerance == {"64": 1e-12, "32": 1e-5, "bf16": None}[precision]
+    assert findings.broken == []
+    assert least < findings.worst.relative < most
+    assert next(network.parameters()).dtype == torch.float32  # what is compared is a copy
+    assert [finding.where for finding in findings.tensors.values()] != [1] * 9
+    if precision == "bf16":
+        return
+    # Each by itself, from the network's weights and the images as they are
+    dtype = PRECISIONS[precision].dtype
+    one_by_one = Findings(findings.tolerance)
+    for places in torch.split(torch.arange(14).flip(0) * 50, [5, 1, 8]):
+        images, targets = (
+            digits.training.images[places].to(dtype) / 255,
+            torch.eye(12, dtype=dtype)[digits.training.labels[places]],
+        )
+        again = SigmoidMLP(network.sizes)
+        again.load_state_dict(network.state_dict())
+        one_by_one.add(compare(again.to(dtype), images, targets, PRECISIONS[precision]), dict)
+    assert findings == one_by_one
+
+
+def test_what_exceeds_the_tolerance_is_judged_by_rounding(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gradients.TOLERANCES, "64", 1e-30)
+    network, findings = check_of(digits, "64")
+    assert findings.broken == []
+    places = torch.arange(14).flip(0) * 50
+    finding = findings.tensors["dC/dW(1)"]
+    part = torch.split(places, [5, 1, 8])[finding.where - 1]
+    images, labels = digits.training.images[part].double() / 255, digits.training.labels[part]
+    assert finding.allowed == bounds_for(network.double(), images, torch.eye(12).double()[labels])["dC/dW(1)"]
+
+
+def test_a_wrong_cost_is_found_in_what_it_reaches(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "quadratic_cost", lambda *batch: quadratic_cost(*batch) * (1 + 1e-9))
+    _, findings = check_of(digits, "64")
+    assert [finding.name for finding in findings.broken] == NAMES_OF_784_30_10[4:]
+    assert findings.tensors["cost"].relative == pytest.approx(1e-9, rel=1e-3)
+
+
+def test_torch_is_set_for_the_largest_mini_batch(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    settings = Machine.settings
+
+    def watched(machine: Machine, products: int, threads: int | None = None) -> AbstractContextManager[None]:
+        asked.append(products)
+        return settings(machine, products, threads)
+
+    monkeypatch.setattr(Machine, "settings", watched)
+    check_of(digits, "32")
+    assert asked == [8 * (784 * 7 + 7 + 7 * 12 + 12)]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("tf32", "high"), ("32", "highest"), ("64", "highest")])
+def test_products_of_floats_are_made_as_the_precision_says(precision: str, expected: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with multiplying_in(precision):
+            assert torch.get_float32_matmul_precision() == expected
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_relative_errors_are_norms_over_norms() -> None:
+    assert relative_error([3.0, 4.0 + 0.5], [3.0, 4.0]) == 0.1
+    assert relative_error([1.0, 1.0], [0.0, 0.0]) == pytest.approx(2**0.5 * 2.0**960)
+    assert relative_error(1.0, 0.0, tiny=0.25) == 4.0
+    values = {"W": np.array([3.0, 5.0]), "b": np.array([2.0]), "other": np.array([1.0])}
+    assert relative_errors(values, {"W": np.array([3.0, 4.0]), "b": np.array([2.0])}) == {"W": 0.2, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "truth", "precision", "ulps"),
+    [
+        ([1.0 + 2**-22, 0.5], [1.0, 0.5], "32", 2.0),  # floats from 1 to 2 are 2^-23 apart,
+        ([1.9375 + 2**-22], [1.9375], "32", 2.0),
+        ([0.75, 0.5 + 2**-24], [0.75, 0.5], "32", 1.0),  # and below it half as far
+        ([-3.0, 1.0 + 2**-50], [-3.0, 1.0], "64", 2.0),
+        ([2.0**-149], [0.0], "32", 2.0 ** (-149 + 23 + 100)),  # counted in units of `tiny`
+    ],
+)
+def test_units_in_the_last_place_are_those_of_the_largest_element(
+    value: list[float], truth: list[float], precision: str, ulps: float
+) -> None:
+    found = deviation("W(1)", value, truth, PRECISIONS[precision])
+    assert (found.name, found.ulps) == ("W(1)", ulps)
+    assert found.absolute == max(abs(a - b) for a, b in zip(value, truth, strict=True))
+    assert found.relative == relative_error(value, truth, PRECISIONS[precision].tiny)
