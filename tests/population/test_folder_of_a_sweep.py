@@ -28,7 +28,8 @@ FOUR = SweepOptions(seeds=1, learning_rates=(1.0, 3.0), hidden=("4", "3-2"), epo
 def trained(member: Member, *counts: int | None, lost: str = "") -> Trained:
     """What became of a network that recognised so many images of validation after each epoch, and one fewer of test."""
     rows = [
-        Row(member, epoch, count, None if count is None else count - 1, lost) for epoch, count in enumerate(counts, 1)
+        Row(member, epoch, count, None if count is None else max(count - 1, 0), lost)
+        for epoch, count in enumerate(counts, 1)
     ]
     network = SigmoidMLP(member.sizes)
     best = max((row for row in rows if row.validation_correct is not None), key=lambda row: row[2] or 0, default=None)
@@ -64,6 +65,18 @@ def test_an_earlier_epoch_comes_before_an_earlier_network(tmp_path: Path) -> Non
             sweep.add(slice_)
         assert sweep.best == slices[1].rows[0]
     assert_kept(tmp_path / "sweep", slices[1])
+
+
+def test_one_image_is_better_than_none(tmp_path: Path) -> None:
+    first, second, _ = OPTIONS.members()
+    none, one = trained(first, 0), trained(second, 1)
+    with opened(tmp_path / "sweep", OPTIONS, resume=False) as sweep:
+        sweep.add(none)
+        assert sweep.best == none.best
+        sweep.add(one)
+        assert sweep.best == one.best
+    with opened(tmp_path / "sweep", OPTIONS, resume=True) as sweep:
+        assert sweep.best == one.best
 
 
 @pytest.fixture
@@ -111,6 +124,8 @@ def test_a_sweep_goes_on_where_it_was(begun: tuple[Path, list[Trained]]) -> None
         assert (sweep.finished, sweep.missing()) == (4, [])
         assert sweep.best == slices[2].rows[0]
     assert_kept(folder, slices[2])
+    with opened(folder, FOUR, resume=True) as sweep:  # nothing is missing any more
+        assert (sweep.finished, sweep.missing()) == (4, [])
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "sweep.csv", "sweep.json"]
     assert [row.member for row in read_rows(folder / "sweep.csv")] == [
         member for member in (first, second, third, fourth) for _ in range(2)
@@ -208,6 +223,8 @@ def test_a_record_of_something_else_is_one_line(begun: tuple[Path, list[Trained]
     assert old in text
     (folder / "sweep.json").write_text(text.replace(old, new))
     assert refused(folder).startswith(f"{folder / 'sweep.json'} is not a record of a sweep: ")
+    if old == "epochs":
+        assert refused(folder).endswith(": its options are not a sweep's")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +298,8 @@ def test_a_row_comes_back_from_a_table(row: Row, tmp_path: Path) -> None:
 )
 def test_what_are_no_counts_is_one_line(cells: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"{HEADER}\n{cells}\n")
-    with pytest.raises(DataError, match=r"x\.csv is not a table of a sweep: "):
+    said = "" if "x" in cells else "no counts of images$"
+    with pytest.raises(DataError, match=rf"x\.csv is not a table of a sweep: {said}"):
         read_rows(tmp_path / "x.csv")
 
 
