@@ -1,10 +1,11 @@
 """What is in a run's folder, whenever its process was stopped."""
 
 import csv
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from crashes import Killed, failing_at, failures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchdigits import DigitClassifier, load_network
+from torchdigits import DigitClassifier, SigmoidMLP, load_network
 from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.errors import CheckpointError, OptionError
 from torchdigits.files import writing
+from torchdigits.files.networks import save_network
 from torchdigits.training import callbacks, folder
-from torchdigits.training.folder import folder_for, repair, resumed
+from torchdigits.training.folder import best_of, folder_for, read_run, repair, resumed, table
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
 
@@ -79,6 +81,154 @@ def test_a_run_is_read_after_it_is_locked(run: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(folder, "locked", locked_late)
     with resumed(run) as saved:
         assert len(saved.rows) == 2
+
+
+def changed(run: Path, change: Callable[[dict[str, Any]], object], what: str = "state") -> None:
+    """Let last.ckpt tell otherwise of its run, or of its loops."""
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    state = json.loads(checkpoint["callbacks"]["EpochLog"]["run"])
+    change(state if what == "state" else checkpoint["loops"])
+    checkpoint["callbacks"]["EpochLog"]["run"] = json.dumps(state)
+    torch.save(checkpoint, run / "last.ckpt")
+
+
+NO_EPOCHS, NO_NUMBERS = "its epochs are not 1, 2, 3, ...", "its metrics are not all numbers"
+NO_COSTS, NOT_THE_END = "its metrics are not costs and accuracies", "it is not of the end of epoch 2"
+NO_THREADS = "its number of threads is damaged"
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "said"),
+    [
+        ("state", lambda state: state.update(rows=[]), NO_EPOCHS),
+        ("state", lambda state: state["rows"].reverse(), NO_EPOCHS),
+        ("state", lambda state: state["rows"].pop(0), NO_EPOCHS),
+        ("state", lambda state: state["rows"].pop(), "it is not of the end of epoch 1"),
+        ("state", lambda state: state["rows"][0].update(more=1), NO_NUMBERS),
+        ("state", lambda state: state["rows"][0].update(training_cost=5.002), NO_COSTS),
+        ("state", lambda state: state["rows"][0].update(validation_accuracy=1.0001), NO_COSTS),
+        ("state", lambda state: state["rows"][1].update(validation_cost=-1e-9), NO_COSTS),
+        ("state", lambda state: state.update(threads=0), NO_THREADS),
+        ("state", lambda state: state.update(threads=2**31), NO_THREADS),
+        ("state", lambda state: state.update(threads=True), NO_THREADS),
+        ("state", lambda state: state.update(threads="2"), NO_THREADS),
+        ("state", lambda state: state["options"].update(hidden=[6]), "its network has other hidden layers than [6]"),
+        ("loops", lambda loops: loops["fit_loop"]["epoch_progress"]["total"].update(completed=2), NOT_THE_END),
+        ("loops", lambda loops: loops["fit_loop"]["epoch_progress"]["current"].update(ready=1), NOT_THE_END),
+        (
+            "loops",
+            lambda loops: loops["fit_loop"]["epoch_loop.batch_progress"].update(is_last_batch=False),
+            NOT_THE_END,
+        ),
+        ("loops", lambda loops: loops["fit_loop"]["epoch_loop.batch_progress"].update(is_last_batch=1), NOT_THE_END),
+        ("loops", lambda loops: loops["fit_loop"]["epoch_loop.batch_progress"]["total"].update(ready=-1), NOT_THE_END),
+        ("loops", lambda loops: loops["fit_loop"]["epoch_loop.batch_progress"]["total"].update(ready=1.0), NOT_THE_END),
+    ],
+)
+def test_what_last_ckpt_tells_of_its_run_must_fit_together(
+    run: Path, what: str, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    changed(run, change, what)
+    with pytest.raises(CheckpointError) as caught:
+        read_run(run / "last.ckpt")
+    assert str(caught.value) == f"{run / 'last.ckpt'} is not a last.ckpt of a training run: {said}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["rows"][0].update(training_cost=5.0, training_accuracy=1, validation_cost=0),
+        lambda state: state["rows"][0].update(seconds=1e9),
+        lambda state: state.update(threads=1),
+        lambda state: state.update(threads=2**31 - 1),
+    ],
+)
+def test_what_last_ckpt_tells_of_its_run_may_be_odd(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    changed(run, change)
+    assert len(read_run(run / "last.ckpt").rows) == 2
+
+
+def test_a_run_is_read_with_all_that_is_known_of_it(run: Path, whole: Path) -> None:
+    with resumed(run / "last.ckpt") as by_file, suppress(OptionError), resumed(run):
+        pytest.fail("two processes at once")
+    with resumed(run) as saved:
+        assert saved.folder == by_file.folder == run
+        assert saved.options == replace(OPTIONS, output=whole.parent)
+        assert saved.threads == torch.get_num_threads()
+        assert saved.fingerprint == json.loads((run / "run.json").read_text())["dataset"]["sha256"]
+        assert [row["epoch"] for row in saved.rows] == [1, 2]
+        assert saved.checkpoint["epoch"] == 1
+        assert table(saved.rows).encode() == (run / "metrics.csv").read_bytes()
+    changed(run, lambda state: state.pop("threads"))
+    assert read_run(run / "last.ckpt").threads is None
+
+
+def test_what_is_no_run_says_where_one_would_be(run: Path, tmp_path: Path) -> None:
+    for name, said in (
+        (run / "best.ckpt", "a run goes on from its folder, or the last.ckpt in it"),
+        (tmp_path / "x", "a run goes on from its folder, or the last.ckpt in it"),
+        (tmp_path, f"no run to go on with, as there is no {tmp_path / 'last.ckpt'}"),
+        (tmp_path / "x" / "last.ckpt", f"no run to go on with, as there is no {tmp_path / 'x' / 'last.ckpt'}"),
+    ):
+        with pytest.raises(CheckpointError) as caught, resumed(name):
+            pass
+        assert str(caught.value) == f"--resume {name}: {said}"
+
+
+def test_of_several_processes_the_first_locks_and_repairs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "is_first_process", lambda: False)
+    (run / "metrics.csv").write_text("lacks an epoch")
+    with writing.locked(run), resumed(run) as saved, folder_for(saved.options, saved) as found:
+        assert found == run
+    assert (run / "metrics.csv").read_text() == "lacks an epoch"
+    with folder_for(replace(OPTIONS, output=run), None) as found:
+        assert found == run
+    monkeypatch.setattr(folder, "is_first_process", lambda: True)
+    with resumed(run) as saved, folder_for(saved.options, saved) as found:
+        assert found == run
+    assert (run / "metrics.csv").read_bytes() == table(saved.rows).encode()
+
+
+def test_a_folder_is_new_locked_and_gone_if_nothing_is_written(tmp_path: Path) -> None:
+    options = replace(OPTIONS, output=tmp_path)
+    with folder_for(options, None) as first:
+        assert first == tmp_path / f"{OPTIONS.name}-run1"
+        with pytest.raises(OptionError, match="another process is writing there"), writing.locked(first):
+            pass
+        with folder_for(options, None) as second:
+            assert second == tmp_path / f"{OPTIONS.name}-run2"
+            (second / "x").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [second.name]
+
+
+def test_the_best_epoch_is_the_first_of_the_most_recognised() -> None:
+    rows = [{"epoch": epoch, "validation_accuracy": found} for epoch, found in enumerate((0.5, 0.9, 0.9, 0.8), 1)]
+    assert best_of(rows)["epoch"] == 2
+
+
+def test_a_part_of_a_table_has_no_header() -> None:
+    row = dict(zip(folder.COLUMNS, (1, 2.5, 0.25, 1.5, 0.75, 0.125), strict=True))
+    header = "epoch,training_cost,training_accuracy,validation_cost,validation_accuracy,seconds\r\n"
+    assert table([row]) == f"{header}1,2.5,0.25,1.5,0.75,0.125\r\n"
+    assert table([row, row], header=False) == "1,2.5,0.25,1.5,0.75,0.125\r\n" * 2
+
+
+def test_a_repaired_best_network_is_one_that_lightning_reads(run: Path) -> None:
+    (run / "best.ckpt").unlink()
+    with resumed(run) as saved:
+        repair(saved)
+    best, last = (torch.load(run / name, weights_only=True) for name in ("best.ckpt", "last.ckpt"))
+    assert not {"callbacks", "optimizer_states", "lr_schedulers"} & best.keys()
+    assert best.keys() | {"callbacks", "optimizer_states", "lr_schedulers"} == last.keys()
+    DigitClassifier.load_from_checkpoint(run / "best.ckpt", weights_only=True)
+    before = (run / "best.ckpt").stat()
+    with resumed(run) as saved:
+        repair(saved)
+    assert (run / "best.ckpt").stat() == before  # which has them already
+    save_network(SigmoidMLP((784, 5, 5, 10)), run / "best.ckpt", overwrite=True)
+    with resumed(run) as saved:
+        repair(saved)
+    assert load_network(run / "best.ckpt").sizes == (784, 5, 10)
 
 
 def test_an_older_options_record_that_lacks_one_is_refused_in_one_line(run: Path) -> None:
