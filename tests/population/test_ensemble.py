@@ -183,6 +183,36 @@ def test_slices_are_alike_and_fit_memory() -> None:
         assert max(len(part) for part in slices_of(members[20:], CPU, memory)) <= most
 
 
+@pytest.mark.parametrize("hidden", [(30,), (5, 7)])
+@pytest.mark.parametrize("batch_size", [10, 25])
+def test_as_many_networks_are_in_a_slice_as_fit(hidden: tuple[int, ...], batch_size: int) -> None:
+    members = population([hidden], [1.0], range(4))
+    parameters = sum(parameter.numel() for parameter in SigmoidMLP((784, *hidden, 10)).parameters())
+    mini_batch, measured = 2 * batch_size * 784, 2 * 500 * (sum(hidden) + 10)
+    block = 500 * 2 * batch_size * 10 + 500 * 2 * batch_size * 2  # activations, and places of eight bytes
+    network = 4 * (6 * parameters + mini_batch + measured + block)  # bytes
+    for memory, sizes in ((4 * network, [4]), (4 * network - 1, [2, 2]), (2 * network, [2, 2]), (1, [1] * 4)):
+        assert [len(part) for part in slices_of(members, CPU, memory, batch_size)] == sizes
+        if batch_size == 10:  # as by default
+            assert slices_of(members, CPU, memory) == slices_of(members, CPU, memory, 10)
+
+
+def test_a_slice_has_8_networks_on_a_cpu_and_256_on_a_gpu() -> None:
+    members = population([(4,)], [1.0], range(257))
+    assert [len(part) for part in slices_of(members[:16], CPU, 2**40)] == [8, 8]
+    for name in ("cuda", "mps"):
+        assert [len(part) for part in slices_of(members[:256], torch.device(name), 2**40)] == [256]
+        assert [len(part) for part in slices_of(members, torch.device(name), 2**40)] == [129, 128]
+
+
+def test_a_slice_may_take_half_of_a_gpus_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {cuda: (2**34 + 3, 2**36)}[device])
+    found = memory_for_slices(cuda)
+    assert (found, type(found)) == (2**33 + 1, int)
+    assert memory_for_slices(CPU) == memory_for_slices(torch.device("mps")) == 2**30
+
+
 @pytest.mark.parametrize(
     ("hidden", "rates", "seeds", "words"),
     [
