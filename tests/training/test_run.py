@@ -1,0 +1,138 @@
+"""What a finished run tells of itself."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import pytest
+import torch
+
+from torchdigits import DigitClassifier, load_network
+from torchdigits.data.datasets import DigitSplits
+from torchdigits.engines.machine import Machine, versions_here
+from torchdigits.errors import CheckpointError, DataError, OptionError
+from torchdigits.recognition.measuring import measure
+from torchdigits.training import run
+from torchdigits.training.advice import advice
+from torchdigits.training.folder import best_of, resumed
+from torchdigits.training.options import TrainOptions
+from torchdigits.training.run import title_of_run, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from torchdigits.engines.choice import Engine
+
+OPTIONS = TrainOptions(dataset="digits", hidden=(5, 4), epochs=2, accelerator="cpu", seed=3, learning_rate=0.25)
+
+
+def record_of(**changed: Any) -> dict[str, Any]:
+    options = {"hidden": [30], "dataset": "mnist", "learning_rate": 3.0, "batch_size": 10, "seed": 0} | changed
+    return {"options": options, "hardware": {"devices": 1}, "engine": "eager"}
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        (record_of(), "784-30-10 on mnist, learning rate 3, mini-batches of 10, seed 0, eager engine"),
+        (
+            record_of(hidden=[], dataset="digits", learning_rate=0.25, batch_size=7, seed=5) | {"engine": "compiled"},
+            "784-10 on digits, learning rate 0.25, mini-batches of 7, seed 5, compiled engine",
+        ),
+        (
+            record_of(hidden=[30, 20]) | {"hardware": {"devices": 2}},
+            "784-30-20-10 on mnist, learning rate 3, mini-batches of 10 on each of 2 devices, seed 0, eager engine",
+        ),
+    ],
+)
+def test_a_curve_says_what_was_trained_and_how(record: dict[str, Any], title: str) -> None:
+    assert title_of_run(record) == f"Learning curves of {title}"
+
+
+def test_a_finished_run_has_told_all(tmp_path: Path, digits: DigitSplits, drawn: list["Figure"]) -> None:
+    told: list[tuple[Path, Engine]] = []
+    finished = train(replace(OPTIONS, output=tmp_path), on_start=lambda folder, engine: told.append((folder, engine)))
+    assert told == [(finished.folder, finished.engine)]
+    record = json.loads((finished.folder / "run.json").read_text())
+    assert [figure.get_suptitle() for figure in drawn] == [title_of_run(record)]
+    machine = Machine("cpu", 1, "32")
+    assert record == {
+        "options": replace(OPTIONS, output=tmp_path).to_plain() | {"hidden": [5, 4]},
+        "engine": "eager",
+        "why": "as 244 updates are too few to be worth compiling",
+        "versions": versions_here(),
+        "hardware": asdict(machine) | {"device": machine.name},
+        "dataset": digits.summary(),
+        "best": finished.best,
+        "test": {"correct": finished.test.correct, "total": 290},
+    }
+    assert (finished.folder / "run.json").read_text() == json.dumps(record, indent=2) + "\n"
+    assert finished.best == best_of(finished.rows)
+    network = load_network(finished.folder / "best.ckpt")
+    expected = measure(network, digits.test)
+    assert (finished.test.correct, finished.test.total) == (expected.correct, 290)
+    assert finished.advice == advice(network, digits.test)
+
+
+class Counts(L.Callback):
+    """Counts the mini-batches of a run."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.taken += 1
+
+
+def test_a_run_goes_on_with_the_epochs_that_are_missing(tmp_path: Path) -> None:
+    whole = train(replace(OPTIONS, output=tmp_path / "whole"))
+    torch.manual_seed(8)  # which changes nothing
+    begun = train(replace(OPTIONS, output=tmp_path / "begun", epochs=1))
+    for epochs, taken in ((2, 122), (2, 0)):  # and once more, with nothing to train
+        counts = Counts()
+        with resumed(begun.folder) as saved:
+            again = train(replace(saved.options, epochs=epochs), saved, callbacks=[counts])
+        assert counts.taken == taken
+        assert again.folder == begun.folder
+        assert [row["validation_cost"] for row in again.rows] == [row["validation_cost"] for row in whole.rows]
+    for ours, theirs in zip(
+        load_network(begun.folder / "last.ckpt").parameters(),
+        load_network(whole.folder / "last.ckpt").parameters(),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_contradicts_the_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: DigitSplits) -> None:
+    folder = train(replace(OPTIONS, output=tmp_path, epochs=1)).folder
+    with resumed(folder) as saved:
+        with pytest.raises(OptionError, match="seed"):
+            train(replace(saved.options, seed=4, epochs=2), saved)
+        other = digits._replace(test=digits.validation)
+        monkeypatch.setattr(run, "load_splits", lambda *_: other)
+        with pytest.raises(DataError) as caught:
+            train(replace(saved.options, epochs=2), saved)
+    assert str(caught.value) == f"digits has other images or labels than the run in {folder} was begun with"
+
+
+def test_what_lightning_cannot_load_is_a_damaged_checkpoint_and_a_bug_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(replace(OPTIONS, output=tmp_path, epochs=1)).folder
+    with resumed(folder) as saved:
+        saved.checkpoint["loops"]["fit_loop"]["state_dict"] = 3
+        with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged: ") as caught:
+            train(replace(saved.options, epochs=2), saved)
+    assert str(caught.value).startswith(f"{folder / 'last.ckpt'} is damaged: ")
+
+    def mistaken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(DigitClassifier, "training_step", mistaken)
+    with pytest.raises(ZeroDivisionError):
+        train(replace(OPTIONS, output=tmp_path / "new"))
+    with resumed(folder) as saved, pytest.raises(ZeroDivisionError):
+        train(replace(saved.options, epochs=2), saved)
+    assert not list((tmp_path / "new").iterdir())
