@@ -1,5 +1,6 @@
 """Which engine trains a run, and what is said of it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     monkeypatch.setattr(choice, "_compiled", compiled)
     clock = iter([100.0, 103.14])
-    monkeypatch.setattr("torchdigits.engines.choice.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("torchdigits.engines.choice.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     return asked
 
 

@@ -1,5 +1,8 @@
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import ClassVar
 
 import lightning as L
 import pytest
@@ -8,7 +11,7 @@ import torch
 from torchdigits import DigitClassifier, DigitsDataModule, SigmoidMLP
 from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.errors import OptionError
-from torchdigits.population.ensemble import LOST, Ensemble
+from torchdigits.population.ensemble import LOST, Ensemble, Trained
 from torchdigits.population.members import Member, Row, population
 from torchdigits.population.slices import memory_for_slices, slices_of, train_slices, why_not_compiled
 from torchdigits.proof.gradients import relative_error
@@ -149,6 +152,65 @@ def test_what_stops_one_slice_stops_them_all(digits: DigitSplits) -> None:
 
     with pytest.raises(StopError):
         list(train_slices([[member] for member in MEMBERS], digits, 10**6, CPU, False, ignore, stop))
+
+
+class Recorded:
+    """Stands for an ensemble: keeps what it is asked, and trains nothing."""
+
+    made: ClassVar[list["Recorded"]] = []
+
+    def __init__(self, sizes: tuple[int, ...], count: int, splits: DigitSplits, device: torch.device) -> None:
+        self.asked = sizes, count, splits, device
+        self.trained: list[tuple[list[Member], int]] = []
+        self.threads: set[int] = set()
+        self.made.append(self)
+
+    def compile(self) -> str:
+        return f"compiled {len(self.made)}"
+
+    def train(self, members: list[Member], epochs: int, after_block: Callable[[float], None]) -> Trained:
+        self.trained.append((members, epochs))
+        self.threads.add(torch.get_num_threads())
+        after_block(0.5)
+        after_block(2.0)
+        return Trained([], [], None, None)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("kind", "workers"), [("cpu", 2), ("cuda", 1)])
+def test_slices_of_the_same_layers_share_an_ensemble(
+    kind: str, workers: int, digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, number: int) -> None:
+            pools.append(number)
+            super().__init__(number)
+
+    monkeypatch.setattr("torchdigits.population.slices.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("torchdigits.population.slices.Ensemble", Recorded)
+    monkeypatch.setattr(Recorded, "made", [])
+    clock = iter([10.0, 12.5, 20.0])
+    monkeypatch.setattr("torchdigits.population.slices.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    words = "torchdigits.population.slices.why_not_compiled"
+    monkeypatch.setattr(words, lambda alike, *_: "too few" if len(alike) == 1 else "")
+    members, device = population([(4,), (3, 5)], [1.0], range(3)), torch.device(kind)
+    parts = [members[:2], members[2:3], members[3:]]
+    said: list[tuple[str, float]] = []
+    passed: list[float] = []
+    found = list(train_slices(parts, digits, 2, device, True, lambda *outcome: said.append(outcome), passed.append))
+    assert len(found) == 3
+    assert pools == [workers, workers]
+    first, second = Recorded.made
+    assert first.asked == ((784, 4, 10), 2, digits, device)
+    assert second.asked == ((784, 3, 5, 10), 3, digits, device)
+    assert sorted(first.trained, key=str) == sorted([(parts[0], 2), (parts[1], 2)], key=str)
+    assert second.trained == [(parts[2], 2)]
+    assert first.threads == second.threads == {1}
+    assert said == [("compiled 1", 2.5), ("too few", 0)]
+    assert sorted(passed) == sorted([0.5 * 2, 1.5 * 2, 0.5, 1.5, 0.5 * 3, 1.5 * 3])
+    assert torch.get_num_threads() == 2
 
 
 def test_without_a_compiler_a_population_is_trained_all_the_same(

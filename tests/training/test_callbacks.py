@@ -34,7 +34,7 @@ def record_of(folder: Path, *rows: dict[str, Any]) -> EpochRecord:
 
 def test_an_epochs_row_has_six_decimals_and_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.23456])
-    monkeypatch.setattr("torchdigits.training.callbacks.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("torchdigits.training.callbacks.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     record = record_of(tmp_path, ROW)
     record.on_train_epoch_start(trainer_after(2), DigitClassifier())
     record.on_train_epoch_end(trainer_after(2, 0.12345678, 0.25, 1 / 3, 0.75), DigitClassifier())
