@@ -17,7 +17,7 @@ from torchdigits.population.slices import memory_for_slices, slices_of, train_sl
 from torchdigits.proof.gradients import relative_error
 
 CPU = torch.device("cpu")
-MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.5, 4), Member((30,), 3.0, 7)]
+MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.1, 4), Member((30,), 3.0, 7)]
 
 
 @pytest.fixture
@@ -64,6 +64,8 @@ def test_networks_of_a_population_are_those_that_lightning_trains(compiled: bool
     assert [row[:2] for row in trained.rows] == [(member, epoch) for epoch in (1, 2) for member in MEMBERS]
     for network, member in zip(trained.networks, MEMBERS, strict=True):
         assert_same(network, trained_by_lightning(member, digits, 2).network, 1e-11)
+        # of its own, and not a view of all networks
+        assert all(parameter.untyped_storage().nbytes() == parameter.nbytes for parameter in network.parameters())
 
 
 def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:

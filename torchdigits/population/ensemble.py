@@ -70,7 +70,7 @@ class Ensemble:
             (_floats(part.images, dtype).to(device), part.labels.to(device)) for part in splits
         )
         self._device, self._dtype, self._examples = device, dtype, len(splits.training.labels)
-        self._network = _first_network(self.sizes, 0).to(device, dtype)
+        self._network = self._without_numbers()
         self._compiled: tuple[torch.Size, Train] | None = None
 
     @torch.no_grad()
@@ -121,10 +121,14 @@ class Ensemble:
                     most, best, best_network = row.validation_correct, row, self._network_of(parameters, place)
         return Trained(rows, [self._network_of(parameters, place) for place in range(len(members))], best, best_network)
 
+    def _without_numbers(self) -> SigmoidMLP:
+        """The layers, for parameters that come from elsewhere."""
+        with torch.device("meta"):
+            return SigmoidMLP(self.sizes)
+
     def _network_of(self, parameters: Parameters, place: int) -> SigmoidMLP:
         """A copy of one of the networks, on the CPU."""
-        with torch.device("meta"):
-            network = SigmoidMLP(self.sizes)
+        network = self._without_numbers()
         state = {name: value[place].to("cpu", copy=True) for name, value in _weights(parameters).items()}
         network.load_state_dict(state, assign=True)
         return network
