@@ -138,7 +138,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.syspath_prepend(ROOT / "scripts")  # as Python does
         capsys.readouterr()
-        status = 0
+        status, on_ctrl_c = 0, signal.getsignal(signal.SIGINT)
         # pytest would keep warnings for itself, and turn them into errors: here they go to stderr, as for a user.
         with warnings.catch_warnings():
             warnings.simplefilter("default")
@@ -149,6 +149,8 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
                 runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
             except SystemExit as stop:
                 status = int(stop.code or 0)
+            finally:
+                signal.signal(signal.SIGINT, on_ctrl_c)  # which a command that was interrupted ignores
         return Outcome(status, *capsys.readouterr())
 
     return run

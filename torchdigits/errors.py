@@ -59,12 +59,12 @@ def reason(error: Exception) -> str:
     return printable(text if len(text) <= 300 else f"{text[:300]}...") or type(error).__name__
 
 
-def check_count(what: str, count: int) -> None:
+def check_count(what: str, count: int, most: int = 2**31 - 1) -> None:
     """Raise OptionError if a number of things (epochs, devices, examples in a mini-batch) is less than 1, or absurd."""
     if count < 1:
         raise OptionError(f"{what} {count}: it must be 1 or more")
-    if count >= 2**31:  # it may have thousands of digits
-        raise OptionError(f"{what}: it must be less than {2**31:,}")
+    if count > most:  # it may have thousands of digits
+        raise OptionError(f"{what}: it must be at most {most:,}")
 
 
 def check_same_options(options: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:

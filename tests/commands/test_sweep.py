@@ -192,7 +192,8 @@ def test_a_signal_ends_a_sweep_at_once(tmp_path: Path, number: signal.Signals, s
         (("--hidden", "30-0"), ("30-0",)),
         (("--hidden", 30, 30), ("30", "twice")),
         (("--resume",), ("no sweep",)),
-        (("--hidden", 10**10), ("more neurons than memory can hold",)),
+        (("--hidden", 10**10), ("hidden 10000000000: a network may have 62,914,560 weights",)),
+        (("--seeds", 2 * 10**9), ("networks times epochs: it must be at most 1,000,000",)),
     ],
 )
 def test_bad_options_are_one_line(

@@ -5,9 +5,10 @@ import os
 import pytest
 from lightning.fabric.utilities.rank_zero import _get_rank
 
-from torchdigits.engines.processes import is_first_process, own_processes
+from torchdigits.engines.processes import is_first_process, own_processes, under_torchrun
 
 FOREIGN = {"RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "x", "JSM_NAMESPACE_RANK": "1", "NODE_RANK": "1"}
+FOREIGN |= {"PL_TRAINER_LIMIT_TRAIN_BATCHES": "5"}  # as Lightning's Trainer takes its arguments too
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,7 @@ def test_what_other_programs_say_of_processes_is_hidden_from_lightning_and_put_b
     assert is_first_process()
     with own_processes():
         assert _get_rank() is None  # which Lightning asks when it is imported
+        assert not FOREIGN.keys() & os.environ.keys()
         os.environ["LOCAL_RANK"] = "0"  # as Lightning does in the process that starts others
         with own_processes():
             assert is_first_process()
@@ -40,6 +42,9 @@ def test_what_other_programs_say_of_processes_is_hidden_from_lightning_and_put_b
 def test_torchrun_says_which_process_is_the_first(rank: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert is_first_process()  # the name alone, without the numbers, is of another program
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
+    assert not under_torchrun()
     for name, value in {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with own_processes():

@@ -216,7 +216,7 @@ def test_a_checkpoint_may_hold_100_000_values_and_16_mb_beside_its_tensors(
     assert len(read_checkpoint(save(tmp_path / "x.ckpt", {"x": [shared] * 99 + rest}))["x"]) == 107
     assert "more than 100,000 values" in refused(tmp_path / "x.ckpt", {"x": [shared] * 99 + [0, *rest]})
     pickled = len(pickle.dumps({"x": "x" * 1000}, protocol=2))
-    monkeypatch.setattr(checkpoints, "_MOST_PICKLED", pickled)
+    monkeypatch.setattr(checkpoints, "MOST_PICKLED", pickled)
     assert read_checkpoint(save(tmp_path / "x.ckpt", {"x": "x" * 1000})) == {"x": "x" * 1000}
     assert f"it holds {pickled + 1:,} bytes beside its tensors" in refused(tmp_path / "x.ckpt", {"x": "x" * 1001})
 

@@ -17,6 +17,7 @@ from torchdigits import SigmoidMLP, load_network
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import CheckpointError, OptionError
 from torchdigits.files import networks
+from torchdigits.files.formats import to_npz
 from torchdigits.files.networks import save_network
 
 SIZES = (784, 30, 30, 30, 10)
@@ -291,8 +292,10 @@ def test_a_hostile_npz_runs_no_code(tmp_path: Path) -> None:
 
 
 def test_a_network_may_have_1000_layers(tmp_path: Path) -> None:
-    for layers in (1000, 1001):
-        save_network(network_of((1,) * (layers + 1)), tmp_path / f"{layers}.npz")
+    save_network(network_of((1,) * 1001), tmp_path / "1000.npz")
+    with pytest.raises(CheckpointError, match=r"1001\.npz: it could not be read again: it has 1,001 layers, more than"):
+        save_network(network_of((1,) * 1002), tmp_path / "1001.npz")
+    (tmp_path / "1001.npz").write_bytes(to_npz(network_of((1,) * 1002)))
     assert len(load_network(tmp_path / "1000.npz").sizes) == 1001
     assert_one_line(tmp_path / "1001.npz", "it has 1,001 layers, more than 1,000")
 
@@ -305,6 +308,22 @@ def test_the_shipped_network_is_in_the_package_or_beside_it(tmp_path: Path, monk
     (tmp_path / "torchdigits" / "checkpoints").mkdir(parents=True)
     (tmp_path / "torchdigits" / name).touch()
     assert networks.shipped_checkpoint() == tmp_path / "torchdigits" / name
+
+
+def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of((40, 30, 10))
+    size = len(to_npz(network))
+    monkeypatch.setattr(networks, "MOST_BYTES", size)
+    save_network(network, tmp_path / "x.npz")
+    assert_same_bits(load_network(tmp_path / "x.npz"), network)
+    monkeypatch.setattr(networks, "MOST_BYTES", size - 1)
+    with pytest.raises(CheckpointError, match=rf"y\.npz: it could not be read again: .* more than {size - 1:,} bytes"):
+        save_network(network, tmp_path / "y.npz")
+    monkeypatch.undo()
+    monkeypatch.setattr("torchdigits.files.reading._MOST_JSON", 1000)
+    with pytest.raises(CheckpointError, match=r"y\.json: it could not be read again: more than 1,000 bytes"):
+        save_network(network, tmp_path / "y.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
@@ -345,7 +364,7 @@ def test_a_file_that_comes_meanwhile_is_not_overwritten(tmp_path: Path, monkeypa
 
     def slow(network: SigmoidMLP) -> bytes:
         target.write_text("precious")
-        return b"the network"
+        return to_npz(network)
 
     monkeypatch.setitem(networks.WRITERS, ".npz", slow)
     with pytest.raises(OptionError, match="exists already"):

@@ -215,6 +215,23 @@ def test_slices_of_the_same_layers_share_an_ensemble(
     assert torch.get_num_threads() == 2
 
 
+def test_a_population_goes_on_as_it_was_begun(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of it: in ensembles of the same size, compiled or not as before."""
+    monkeypatch.setattr("torchdigits.population.slices.Ensemble", Recorded)
+    monkeypatch.setattr(Recorded, "made", [])
+    members = population([(4,), (5,), (6,)], [1.0], range(5))
+    parts = [members[:3], members[3:5], members[5:10], members[10:]]
+    said: list[str] = []
+    known = {*members[:4], *members[10:]}
+    # Of 122 updates an epoch, two slices take 10,004 in 41 epochs; what is left of them would take half.
+    found = train_slices(parts, digits, 41, CPU, True, lambda outcome, _: said.append(outcome), lambda _: None, known)
+    assert len(list(found)) == 2
+    first, second = Recorded.made
+    assert (first.asked[0], first.asked[1], first.trained) == ((784, 4, 10), 3, [([members[4]], 41)])
+    assert (second.asked[0], second.asked[1], second.trained) == ((784, 5, 10), 5, [(members[5:10], 41)])
+    assert said == ["compiled 1", "not compiled, as 5,002 updates are too few to be worth compiling"]
+
+
 def test_without_a_compiler_a_population_is_trained_all_the_same(
     digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

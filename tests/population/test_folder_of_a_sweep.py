@@ -90,7 +90,7 @@ def begun(tmp_path: Path) -> tuple[Path, list[Trained]]:
         trained(fourth, None, None),
     ]
     with opened(tmp_path / "sweep", FOUR, resume=False) as sweep:
-        assert (sweep.finished, sweep.rows, sweep.best, sweep.missing()) == (0, [], None, FOUR.members())
+        assert (sweep.finished, sweep.rows, sweep.best) == (0, [], None)
         sweep.add(slices[2])
         sweep.add(slices[0])
         assert sweep.finished == 2
@@ -118,14 +118,14 @@ def test_a_sweep_goes_on_where_it_was(begun: tuple[Path, list[Trained]]) -> None
         assert sweep.rows == [*slices[0].rows, *slices[2].rows]
         assert sweep.best == slices[2].rows[0]
         assert sweep.parts == [{"networks": 2}]
-        assert (sweep.finished, sweep.missing()) == (2, [second, fourth])
+        assert sweep.known == {first, third}
         sweep.add(slices[3])  # which diverged
         sweep.add(slices[1])  # which is no better
-        assert (sweep.finished, sweep.missing()) == (4, [])
+        assert sweep.known == {first, second, third, fourth}
         assert sweep.best == slices[2].rows[0]
     assert_kept(folder, slices[2])
     with opened(folder, FOUR, resume=True) as sweep:  # nothing is missing any more
-        assert (sweep.finished, sweep.missing()) == (4, [])
+        assert sweep.known == {first, second, third, fourth}
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "sweep.csv", "sweep.json"]
     assert [row.member for row in read_rows(folder / "sweep.csv")] == [
         member for member in (first, second, third, fourth) for _ in range(2)

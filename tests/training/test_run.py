@@ -13,10 +13,12 @@ from torchdigits import DigitClassifier, load_network
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.engines.machine import Machine, versions_here
 from torchdigits.errors import CheckpointError, DataError, OptionError
+from torchdigits.files import checkpoints, networks
+from torchdigits.population.members import SweepOptions
 from torchdigits.recognition.measuring import measure
 from torchdigits.training import run
 from torchdigits.training.advice import advice
-from torchdigits.training.folder import best_of, resumed
+from torchdigits.training.folder import MEASURED, best_of, read_run, resumed
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import title_of_run, train
 
@@ -136,3 +138,38 @@ def test_what_lightning_cannot_load_is_a_damaged_checkpoint_and_a_bug_is_a_bug(
     with resumed(folder) as saved, pytest.raises(ZeroDivisionError):
         train(replace(saved.options, epochs=2), saved)
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_whatever_can_be_trained_can_be_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (networks, checkpoints):
+        monkeypatch.setattr(module, "MOST_BYTES", checkpoints.MOST_PICKLED + 2**20)
+    # A megabyte is 262,144 floats: 329 neurons have 784 + 1 + 10 each, and there are 10 biases more.
+    assert 329 * 795 + 10 <= 2**18 < 330 * 795 + 10
+    folder = train(replace(OPTIONS, hidden=(329,), epochs=1, output=tmp_path)).folder
+    with resumed(folder) as saved:
+        assert train(replace(saved.options, epochs=2), saved).rows[1]["epoch"] == 2
+    with pytest.raises(OptionError, match=r"^hidden 330: a network may have 262,144 weights and biases"):
+        replace(OPTIONS, hidden=(330,))
+    with pytest.raises(OptionError, match=r"^hidden 165: a network may have 131,072 weights and biases"):
+        replace(OPTIONS, hidden=(165,), precision="64")
+    with pytest.raises(OptionError, match="in 1,000 layers"):
+        replace(OPTIONS, hidden=(1,) * 1000)
+    with pytest.raises(OptionError, match=r"^hidden [1 ]{100}\.\.\.: a network may have"):
+        SweepOptions(hidden=("-".join("1" * 1000),))
+    assert replace(OPTIONS, hidden=(1,) * 999).epochs == 2
+
+
+def test_last_ckpt_can_keep_the_record_of_90_000_epochs(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"^epochs: it must be at most 90,000$"):
+        replace(OPTIONS, epochs=90_001)
+    folder = train(replace(OPTIONS, epochs=1, output=tmp_path)).folder
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    state = json.loads(checkpoint["callbacks"]["EpochLog"]["run"])
+    row = dict.fromkeys(MEASURED, 0.123456)
+    state["rows"] = [{"epoch": epoch, **row, "seconds": 12345.678} for epoch in range(1, 90_001)]
+    checkpoint["callbacks"]["EpochLog"]["run"] = json.dumps(state)
+    counts = {"ready": 90_000, "completed": 89_999, "started": 90_000, "processed": 90_000}
+    checkpoint["loops"]["fit_loop"]["epoch_progress"] = {"total": counts, "current": counts}
+    torch.save(checkpoint, folder / "last.ckpt")
+    torch.save(checkpoint, folder / "best.ckpt")
+    assert len(read_run(folder / "last.ckpt").rows) == 90_000

@@ -209,7 +209,7 @@ def test_training_on_a_gpu_learns_and_repeats(run_script: Run, tmp_path: Path, e
         (["--batch-size", "0"], ["batch size 0"]),
         (["--hidden", "30", "0"], ["hidden 30 0", "1 neuron or more"]),
         (["--hidden", "-5"], ["-5"]),
-        (["--hidden", "9" * 20], ["layer sizes [784, 999", "more neurons than memory can hold"]),
+        (["--hidden", "9" * 20], ["hidden 999", "a network may have 62,914,560 weights and biases"]),
         (["--learning-rate", "0"], ["learning rate 0"]),
         (["--learning-rate", "-1"], ["learning rate -1"]),
         (["--learning-rate", "nan"], ["learning rate nan"]),

@@ -203,6 +203,8 @@ def _one_line_errors() -> Iterator[None]:
         _fail(f"{where}{error.strerror or error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
+        with contextlib.suppress(ValueError):  # of another thread than the main one
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # this process ends already: once more is no error
         _fail(str(stop) or "interrupted")
         raise SystemExit(getattr(stop, "status", 130)) from None
 

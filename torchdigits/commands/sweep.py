@@ -131,7 +131,7 @@ def _place(accelerator: str, cluster: str | None, stack: ExitStack) -> _Place:
 def _train(folder: SweepFolder, place: _Place, splits: DigitSplits) -> dict[str, Any]:
     """Train the networks that the folder lacks; how many they were, where they were trained, and for how long."""
     before, epochs, total = folder.finished, folder.options.epochs, len(folder.options.members())
-    slices, waited = slices_of(folder.missing(), place.device, place.memory), 0.0
+    slices, waited = slices_of(folder.options.members(), place.device, place.memory), 0.0
 
     def compiling(outcome: str, seconds: float) -> None:
         nonlocal waited
@@ -143,7 +143,8 @@ def _train(folder: SweepFolder, place: _Place, splits: DigitSplits) -> dict[str,
     start, bar = time.perf_counter(), progress_bar()
     advance = partial(bar.advance, bar.add_task("training", total=total * epochs, completed=before * epochs))
     with nullcontext() if bar.disable else bar:  # else rich before 15 ends with an empty line
-        for trained in place.train(slices, splits, epochs, place.device, not place.obstacle, compiling, advance):
+        options = epochs, place.device, not place.obstacle, compiling, advance, folder.known
+        for trained in place.train(slices, splits, *options):
             folder.add(trained)
             print(f"{folder.finished} of {total} networks", flush=True)
     seconds = time.perf_counter() - start - waited

@@ -46,6 +46,8 @@ def train(options: TrainOptions, *, resume: Path | None = None, saved: SavedRun 
     with catching_signals(lambda: _kept(folder, options, saved)):
         try:
             found = train_run(options, saved, callbacks=[RunBar(), EpochLines()], on_start=started)
+        except BrokenPipeError:  # what reads has read enough
+            raise
         except OSError as error:
             what = f"cannot write {error.filename or 'to the disk'}: {error.strerror}"
             raise OptionError(f"{what}; {_kept(folder, options, saved)}") from error

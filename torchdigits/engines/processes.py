@@ -14,7 +14,8 @@ _OTHERS = (
 
 def under_torchrun() -> bool:
     """Whether torchrun has started this process."""
-    return {"TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys()
+    sizes = (os.environ.get(name, "") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return "TORCHELASTIC_RUN_ID" in os.environ and all(size.isdecimal() for size in sizes)
 
 
 def is_first_process() -> bool:
@@ -29,7 +30,8 @@ def own_processes() -> Iterator[None]:
     if under_torchrun() or _LAUNCHED in os.environ:
         yield
         return
-    before = {name: os.environ.pop(name, None) for name in (*_OTHERS, _LAUNCHED)}
+    settings = [name for name in os.environ if name.startswith("PL_TRAINER_")]  # which would change any Trainer
+    before = {name: os.environ.pop(name, None) for name in (*_OTHERS, *settings, _LAUNCHED)}
     os.environ[_LAUNCHED] = "1"
     try:
         yield

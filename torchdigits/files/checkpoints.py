@@ -24,7 +24,7 @@ _ADMITTED = {  # what a checkpoint's pickle may name, beside plain values
     *_STORAGES,
 }
 _MOST_VALUES = 100_000  # a checkpoint of Lightning's has some 300
-_MOST_PICKLED = 2**24  # bytes beside the tensors: of a network, some thousand; of a run, 150 for each epoch
+MOST_PICKLED = 2**24  # bytes beside the tensors: of a network, some thousand; of a run, 150 for each epoch
 MOST_BYTES = 2**28  # of a file: 30 million weights in float64
 
 
@@ -51,7 +51,7 @@ def parse_checkpoint(content: bytes) -> dict[str, Any]:
     pickled, byte_order = parts.pop("data.pkl"), parts.pop("byteorder")
     if byte_order != sys.byteorder.encode():
         raise ValueError("it is from a machine of another byte order")
-    if len(pickled) > _MOST_PICKLED:
+    if len(pickled) > MOST_PICKLED:
         raise ValueError(f"it holds {len(pickled):,} bytes beside its tensors")
     storages = {name: torch.tensor(np.frombuffer(part, np.uint8)) for name, part in parts.items()}
     checkpoint = _with_tensors(read_pickle(io.BytesIO(pickled), _ADMITTED), storages, iter(range(_MOST_VALUES)))

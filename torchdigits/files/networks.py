@@ -1,7 +1,7 @@
 """Load and save trained networks in any of their formats."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchdigits.errors import CheckpointError, OptionError
-from torchdigits.files.checkpoints import MOST_BYTES, parameters_of, parse_checkpoint, to_checkpoint
+from torchdigits.files.checkpoints import MOST_BYTES, MOST_PICKLED, parameters_of, parse_checkpoint, to_checkpoint
 from torchdigits.files.formats import read_json, read_npz, to_json, to_npz
 from torchdigits.files.onnx import to_onnx
 from torchdigits.files.reading import read_whole, reading
@@ -61,7 +61,8 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
 
     Raises:
         OptionError: the suffix is unknown, the file exists or cannot be written, or ONNX's packages are missing.
-        CheckpointError: a weight is not finite, the precision is another one, or ONNX does not compute the same.
+        CheckpointError: a weight is not finite, the precision is another one, the file would be larger than
+            `load_network` allows, or ONNX does not compute the same.
     """
     path = Path(path)
     write, dtypes = WRITERS.get(path.suffix.lower()), {parameter.dtype for parameter in network.parameters()}
@@ -74,11 +75,40 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
     try:
         if os.path.lexists(path) and not overwrite:
             raise FileExistsError
-        write_whole(path, write(network), overwrite)
+        write_whole(path, _readable(path, write(network)), overwrite)
     except FileExistsError as error:
         raise OptionError(f"{path} exists already; to replace it, use --overwrite") from error
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _readable(path: Path, content: bytes) -> bytes:
+    """The content of a file, once it is certain that it can be read again."""
+    try:
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it would have more than {MOST_BYTES:,} bytes")
+        if (read := READERS.get(path.suffix.lower())) is not None:
+            network_of(read(content))
+    except ValueError as error:
+        raise CheckpointError(f"cannot save {path}: it could not be read again: {error}") from error
+    return content
+
+
+def check_can_be_kept(hidden: Sequence[int], bytes_each: int = 4) -> None:
+    """Raise OptionError if a checkpoint of a network with these hidden layers could not be read again.
+
+    Args:
+        hidden: neurons in each hidden layer, between 784 inputs and 10 outputs.
+        bytes_each: of a weight or bias.
+    """
+    most = (MOST_BYTES - MOST_PICKLED) // bytes_each
+    parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise((784, *hidden, 10)))
+    if parameters > most or len(hidden) >= _MOST_LAYERS:
+        words = " ".join(map(str, hidden))
+        raise OptionError(
+            f"hidden {words if len(words) <= 100 else f'{words[:100]}...'}: a network may have {most:,} weights and"
+            f" biases, in {_MOST_LAYERS:,} layers"
+        )
 
 
 def network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:

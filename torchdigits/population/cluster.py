@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from torchdigits.engines.machine import quiet, torch_settings
 from torchdigits.errors import OptionError, root_cause
 from torchdigits.population.ensemble import Ensemble, Trained
 from torchdigits.population.members import Member
-from torchdigits.population.slices import memory_for_slices, why_not_compiled
+from torchdigits.population.slices import memory_for_slices, missing_of, why_not_compiled
 
 _RETRIES = 3  # of a slice, after its process or machine has died
 _SECONDS = 15  # to wait for an answer: Ray itself would wait for minutes, and then end the process
@@ -80,6 +80,7 @@ def train_slices(
     compiled: bool,
     compiling: Callable[[str, float], None],
     advance: Callable[[float], None],
+    known: Collection[Member] = (),
 ) -> Iterator[Trained]:
     """Train slices as `slices.train_slices` does, but each as a task of the cluster, on one CPU or one GPU.
 
@@ -95,7 +96,9 @@ def train_slices(
         count = max(map(len, alike))
         obstacle = why_not_compiled(alike, splits, epochs) if compiled else "not compiled"
         # In a list, the dataset stays a reference: a process fetches it once, not for each slice.
-        tasks += [task.remote([shared], count, members, epochs, device, obstacle) for members in alike]
+        tasks += [
+            task.remote([shared], count, members, epochs, device, obstacle) for members in missing_of(alike, known)
+        ]
     engines = set()
     while tasks:
         (done,), tasks = ray.wait(tasks)

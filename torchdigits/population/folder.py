@@ -16,7 +16,7 @@ from torchdigits.files.networks import load_network
 from torchdigits.files.reading import read_json, read_table, reading
 from torchdigits.files.writing import empty_folder, locked, remove_parts, write_whole
 from torchdigits.population.ensemble import Trained
-from torchdigits.population.members import Member, Row, SweepOptions, hyphenated, layers_of
+from torchdigits.population.members import MOST_ROWS, Member, Row, SweepOptions, hyphenated, layers_of
 
 TABLE, RECORD, BEST = "sweep.csv", "sweep.json", "best.ckpt"
 _COLUMNS = ("hidden", "learning_rate", "seed", "epoch", "validation_correct", "test_correct", "lost_digits")
@@ -40,8 +40,13 @@ class SweepFolder:
         self.parts: list[dict[str, Any]] = []
 
     @property
+    def known(self) -> set[Member]:
+        """The networks that are finished."""
+        return {row.member for row in self.rows}
+
+    @property
     def finished(self) -> int:
-        return len({row.member for row in self.rows})
+        return len(self.known)
 
     def read(self) -> None:
         """Read what an earlier process has left.
@@ -91,10 +96,6 @@ class SweepFolder:
             raise DataError(
                 f"{self.folder / TABLE} is not the table of this sweep: it counts more images than there are"
             )
-
-    def missing(self) -> list[Member]:
-        known = {row.member for row in self.rows}
-        return [member for member in self._order if member not in known]
 
     def add(self, trained: Trained) -> None:
         """Keep what became of a slice: sweep.csv says which network is best, and then best.ckpt becomes that one."""
@@ -158,7 +159,7 @@ def opened(folder: Path, options: SweepOptions, resume: bool) -> Iterator[SweepF
                         path.unlink(missing_ok=True)
 
 
-def read_rows(table: Path, most: int = 10**6) -> list[Row]:
+def read_rows(table: Path, most: int = MOST_ROWS) -> list[Row]:
     """The rows of a sweep.csv. Raises DataError if it is not one, or has more than `most`."""
     with reading(table, "table of a sweep", DataError):
         return [_row(cells) for cells in read_table(table, _COLUMNS, most)]

@@ -13,7 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 from torchdigits.data.batches import check_seed
 from torchdigits.errors import OptionError, check_count
+from torchdigits.files.networks import check_can_be_kept
 from torchdigits.sgd import check_learning_rate
+
+MOST_ROWS = 10**6  # of a sweep's table
 
 
 class Member(NamedTuple):
@@ -113,7 +116,10 @@ class SweepOptions:
     def __post_init__(self) -> None:
         check_count("seeds", self.seeds)
         check_count("epochs", self.epochs)
-        self.members()
+        rows = self.seeds * len(self.learning_rates) * len(self.hidden) * self.epochs
+        check_count("networks times epochs", max(rows, 1), MOST_ROWS)
+        for hidden in {member.hidden for member in self.members()}:
+            check_can_be_kept(hidden)
 
     def members(self) -> list[Member]:
         """The networks that the sweep trains."""

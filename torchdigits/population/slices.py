@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby, pairwise
 
@@ -48,6 +48,12 @@ def why_not_compiled(slices: Sequence[Sequence[Member]], splits: DigitSplits, ep
     return "" if worth_compiling(updates) else f"not compiled, {too_few(updates)}"
 
 
+def missing_of(slices: Sequence[Sequence[Member]], known: Collection[Member]) -> list[list[Member]]:
+    """What is left of slices without the networks that are known already."""
+    left = ([member for member in members if member not in known] for members in slices)
+    return [members for members in left if members]
+
+
 def train_slices(
     slices: Sequence[Sequence[Member]],
     splits: DigitSplits,
@@ -56,17 +62,20 @@ def train_slices(
     compiled: bool,
     compiling: Callable[[str, float], None],
     advance: Callable[[float], None],
+    known: Collection[Member] = (),
 ) -> Iterator[Trained]:
     """Train slices on this machine, on a CPU as many at a time as torch has threads; yield each when it is done.
 
     Args:
-        slices: what `slices_of` returns, or a part of it.
+        slices: what `slices_of` returns of all networks. Their number and sizes decide what is compiled, and so the
+            last bits: they must be the same when a sweep goes on.
         splits: the dataset.
         epochs: passes over the training images.
         device: where to train.
         compiled: whether to compile the updates, if torch can and it pays.
         compiling: called with what became of that, in words, and the seconds that it took.
         advance: called with the progress, in networks times epochs, by several threads.
+        known: networks that need no training.
     """
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     stop = threading.Event()
@@ -86,6 +95,8 @@ def train_slices(
     with torch_settings(0, torch.float32):  # one thread of torch's in each of ours
         for hidden, group in groupby(slices, key=lambda members: members[0].hidden):
             alike = list(group)
+            if not (missing := missing_of(alike, known)):
+                continue
             ensemble = Ensemble((784, *hidden, 10), max(map(len, alike)), splits, device)
             if compiled:
                 start = time.perf_counter()
@@ -94,7 +105,7 @@ def train_slices(
                 compiling(outcome, 0 if obstacle else time.perf_counter() - start)
             with ThreadPoolExecutor(workers) as pool:
                 stop.clear()
-                futures = [pool.submit(train, ensemble, members) for members in alike]
+                futures = [pool.submit(train, ensemble, members) for members in missing]
                 try:
                     for future in as_completed(futures):
                         yield future.result()

@@ -64,7 +64,7 @@ class Recognizer:
         """Recognise the digit in pixels that are prepared already, `(784,)`, uint8, 255 ink."""
         image = torch.tensor(pixels, dtype=next(self.network.parameters()).dtype) / 255
         *hidden, activations = self.network.forward_pass(image)[1][1:]
-        digit, runner_up = activations.topk(2).indices.tolist()
+        digit, runner_up, *_ = activations.argsort(descending=True, stable=True).tolist()  # of equal ones the first
         return Recognition(digit, runner_up, activations.tolist(), [layer.tolist() for layer in hidden], pixels)
 
 

@@ -126,6 +126,9 @@ class _Worker:
 
     def steps(self, content: bytes, last: bool) -> dict[str, np.ndarray]:
         """What the process makes of a picture. If it ends over that, it is replaced."""
+        if self._process.poll() is not None:  # the system ended it meanwhile, perhaps for its memory
+            self.stop()
+            self._start()
         try:
             self._pipe.send_bytes(b"last" if last else b"all")
             self._pipe.send_bytes(content)

@@ -8,8 +8,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torchdigits.data.batches import check_seed
 from torchdigits.errors import OptionError, check_count, check_same_options, reason
+from torchdigits.files.networks import check_can_be_kept
 from torchdigits.sgd import check_learning_rate
 
+_MOST_EPOCHS = 90_000  # of which last.ckpt can keep the record
 # These may differ when a run goes on: the rest would make another run of it.
 FREE = ("data_dir", "epochs", "accelerator", "engine")
 
@@ -54,10 +56,12 @@ class TrainOptions:
         object.__setattr__(self, "output", Path(self.output))
         _resolved("--output", self.output)
         object.__setattr__(self, "data_dir", self.data_dir and _resolved("--data-dir", Path(self.data_dir)))
-        for name, count in (("epochs", self.epochs), ("batch size", self.batch_size), ("devices", self.devices)):
+        check_count("epochs", self.epochs, _MOST_EPOCHS)
+        for name, count in (("batch size", self.batch_size), ("devices", self.devices)):
             check_count(name, count)
         if min(self.hidden, default=1) < 1:
             raise OptionError(f"hidden {' '.join(map(str, self.hidden))}: a layer needs 1 neuron or more")
+        check_can_be_kept(self.hidden, 8 if self.precision == "64" else 4)
         check_learning_rate(self.learning_rate)
         check_seed(self.seed)
 
