@@ -35,6 +35,7 @@ FILES = {
 }
 RECOGNIZE_ERRORS = {
     400: "a form that cannot be read",
+    411: "a body in chunks, whose length is not told",
     413: f"a body of more than {MAX_BYTES:,} bytes",
     415: "a body of another type",
     422: "no picture, or one without a digit",

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from socket import gethostname
 
-from fastapi import HTTPException, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BYTES = 10_000_000  # of a request's body
 LARGE = 200_000  # bytes of a body, from which on it counts as large; a drawing has some 6,000
 LARGE_AT_A_TIME = 8  # large bodies that are read and answered at once
-TOO_LARGE = f"the body is larger than {MAX_BYTES:,} bytes"
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -54,8 +53,6 @@ class Middleware:
             nonlocal read
             before, message = read, await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BYTES:
-                raise HTTPException(413, TOO_LARGE)
             if before <= LARGE < read:  # wait for a place; meanwhile uvicorn reads no more of this body
                 await place.enter_async_context(self.large)
             return message
@@ -79,7 +76,7 @@ class Middleware:
         if origin not in (None, f"http://{host}"):
             return error_response(403, "this server does not answer pages of other sites")
         if int(headers.get("content-length", 0)) > MAX_BYTES:
-            return error_response(413, TOO_LARGE)
+            return error_response(413, f"the body is larger than {MAX_BYTES:,} bytes")
         return None
 
     def _is_own(self, host: str, port: int) -> bool:

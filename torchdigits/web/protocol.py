@@ -5,7 +5,7 @@ import json
 import math
 import resource
 import socket
-from typing import cast
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -47,6 +47,23 @@ class _Server(uvicorn.Server):
             listener.listen(WAITING)  # asyncio lets as few wait as it accepts at once
 
 
+class _Connection(h11.Connection):
+    """Takes no body whose length is not told: one in chunks of a byte would keep its parser busy for minutes.
+
+    Attributes:
+        in_chunks: whether one was refused.
+    """
+
+    in_chunks = False
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+            self.in_chunks = True
+            raise h11.RemoteProtocolError("a body in chunks")
+        return event
+
+
 class GuardedProtocol(H11Protocol):
     """Closes a connection whose request does not arrive in time, where uvicorn waits forever as long as some bytes
     come; or whose response is not read in time; or, if there are too many, the one that has kept us waiting longest.
@@ -57,8 +74,13 @@ class GuardedProtocol(H11Protocol):
         request_timeout: seconds until a request must have arrived whole, and a response must have been read.
     """
 
+    conn: _Connection
     request_timeout = REQUEST_TIMEOUT
     _deadline: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = _Connection(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -86,7 +108,10 @@ class GuardedProtocol(H11Protocol):
         self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
-        self._respond(400, msg)
+        if self.conn.in_chunks:
+            self._respond(411, "the length of the body is missing: send Content-Length, and no chunks")
+        else:
+            self._respond(400, msg)
         self.transport.close()
 
     def due(self) -> float:
