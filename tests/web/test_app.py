@@ -545,6 +545,38 @@ def test_small_pictures_that_take_long_wait_with_the_large_ones(
         assert b"more than 6 s" in refused.result()
 
 
+def test_of_small_pictures_that_wait_the_smallest_is_next(
+    unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, wait, one_may_end = Workers.steps, web._wait_for_place, threading.Semaphore(0)
+    waiting: list[int] = []
+    begun: list[int] = []
+
+    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+        begun.append(len(file.getvalue()) - len(picture))
+        assert one_may_end.acquire(timeout=30)
+        return steps(self, file, last)
+
+    async def watched(places: web._Places, size: int, request: Any) -> None:
+        waiting.append(size)
+        await wait(places, size, request)
+
+    monkeypatch.setattr(Workers, "steps", slowly)
+    monkeypatch.setattr(web, "_wait_for_place", watched)
+    sizes = (9, 8, 4000, 30, 2000, 31, 30)
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        answers = []
+        for more in sizes:
+            answers.append(pool.submit(ask, unharmed, picture + bytes(more)))
+            assert wait_for(lambda: len(waiting) == len(answers))
+        for count in range(web.SMALL + 1, len(sizes) + 1):
+            one_may_end.release()
+            assert wait_for(lambda: len(begun) == count)  # noqa: B023
+        one_may_end.release(web.SMALL)
+        assert len({answer.result()["digit"] for answer in answers}) == 1
+    assert begun[web.SMALL :] == [30, 30, 31, 2000, 4000]
+
+
 @pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves
 def test_who_leaves_before_its_turn_is_not_waited_for(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch, more: int

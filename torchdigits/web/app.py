@@ -6,7 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from heapq import heappop, heappush
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,13 +138,13 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
 
 def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
     """What answers to POST /recognize. Small pictures do not wait for large ones, nor for small ones that take long."""
-    small = shared("small", SMALL, SECONDS), asyncio.Semaphore(SMALL)
-    large = shared("large"), asyncio.Semaphore(1)
+    small = shared("small", SMALL, SECONDS), _Places(SMALL)
+    large = shared("large"), _Places(1)
     threads = ThreadPoolExecutor(SMALL + 1)  # as many as there are places, so that nothing waits for one
 
-    async def prepared(lane: tuple[Workers, asyncio.Semaphore], picture: bytes, request: Request) -> np.ndarray:
+    async def prepared(lane: tuple[Workers, "_Places"], picture: bytes, request: Request) -> np.ndarray:
         workers, places = lane
-        await _wait_for_place(places, request)
+        await _wait_for_place(places, len(picture), request)
         try:
             steps = partial(workers.steps, BytesIO(picture), last=True)
             [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, steps)).values()
@@ -171,9 +173,39 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
     return recognize
 
 
-async def _wait_for_place(places: asyncio.Semaphore, request: Request) -> None:
+class _Places:
+    """So many places for pictures. The smallest that waits gets the next: of drawings, none waits for many scans."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap: bytes, arrival, what ends the wait
+        self._arrivals = count()
+
+    async def acquire(self, size: int) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (size, next(self._arrivals), place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # it was just given
+                self.release()
+            raise
+
+    def release(self) -> None:
+        while self._waiting:
+            *_, place = heappop(self._waiting)
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
+async def _wait_for_place(places: _Places, size: int, request: Request) -> None:
     """Raises ClientDisconnect if the client leaves meanwhile: else any number of those who have left would wait."""
-    place, left = asyncio.ensure_future(places.acquire()), asyncio.ensure_future(request.receive())
+    place, left = asyncio.ensure_future(places.acquire(size)), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({place, left}, return_when=asyncio.FIRST_COMPLETED)
         if not place.done():
