@@ -230,6 +230,46 @@ def test_a_pickle_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatc
         load_splits("mnist", tmp_path)
 
 
+def test_only_the_first_member_of_a_packed_file_is_read(tmp_path: Path) -> None:
+    """Python's own reader takes a minute for the zeros that can follow it, and for thousands of empty members."""
+    whole = pickle.dumps([arrays(2, 0)] * 3, protocol=2)
+    (tmp_path / PICKLE_FILE).write_bytes(gzip.compress(whole) + bytes(10**6))
+    with pytest.raises(DataError, match="other images or labels"):
+        load_splits("mnist", tmp_path)
+    (tmp_path / PICKLE_FILE).write_bytes(gzip.compress(whole[:-1]) + gzip.compress(whole[-1:]))
+    with pytest.raises(DataError, match="pickle exhausted before seeing STOP"):
+        load_splits("mnist", tmp_path)
+    (tmp_path / PICKLE_FILE).write_bytes(gzip.compress(whole)[:-30])
+    with pytest.raises(DataError, match="it is cut off"):
+        load_splits("mnist", tmp_path)
+    with (tmp_path / PICKLE_FILE).open("r+b") as file:
+        file.truncate(24 * 2**20 + 1)
+    with pytest.raises(DataError, match="it has 25,165,825 bytes, more than the 25,165,824 that are allowed"):
+        load_splits("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_text_that_takes_four_times_its_bytes_is_refused(protocol: int, tmp_path: Path) -> None:
+    latin = "".join(map(chr, range(256))) * 10
+    for text, said in ((latin, "values to unpack"), (latin + "Ā", "a text that is no array's"), ("😀", "values to")):
+        content = pickle.dumps((text,), protocol=protocol)
+        write_pickle(tmp_path, content)
+        with pytest.raises(DataError, match=said):
+            load_splits("mnist", tmp_path)
+
+
+def test_lines_count_as_what_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"(" + b"".join(b"V" + b"x" * 990 + b"\n" for _ in range(100)) + b"t."
+    write_pickle(tmp_path, lines)
+    for limit, said in ((len(lines), "too many values to unpack"), (len(lines) - 1, "more than .* when unpacked")):
+        monkeypatch.setattr(datasets, "PICKLE_LIMIT", limit)
+        with pytest.raises(DataError, match=said):
+            load_splits("mnist", tmp_path)
+    write_pickle(tmp_path, b"V" + b"x" * 1000 + b"\n.")
+    with pytest.raises(DataError, match="a line of 1,000 bytes"):
+        load_splits("mnist", tmp_path)
+
+
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """The address of a server of the files in a folder."""

@@ -85,6 +85,8 @@ def test_what_is_read_is_no_more_than_allowed_if_the_file_grows(
 def test_json_of_so_many_bytes_and_parts_is_read_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_JSON", 2000)
     monkeypatch.setattr(module, "_MOST_PARTS", 4)
+    monkeypatch.setattr(module, "_MOST_TEXTS", 3)
+    assert parse_json('{"a": 1, "b": 2, "c": 3}') == {"a": 1, "b": 2, "c": 3}
     assert parse_json('[{"é": [1]}, {}]') == parse_json('[{"é": [1]}, {}]'.encode()) == [{"é": [1]}, {}]
     assert parse_json('"' + "x" * 1998 + '"') == "x" * 1998
     assert parse_json('"\ud800"') == "\ud800"  # half a character
@@ -94,13 +96,21 @@ def test_json_of_so_many_bytes_and_parts_is_read_and_no_more(tmp_path: Path, mon
         "[{},{},{},{}]",
         '"' + "x" * 1999 + '"',
         '"' + "é" * 1000 + '"',
+        '{"a":1,"b":2,"c":3,"d":4}',
     ):
-        with pytest.raises(ValueError, match=r"^more than 2,000 bytes, or 4 lists and objects$"):
+        with pytest.raises(ValueError, match=r"^more than 2,000 bytes, 4 lists and objects, or 3 texts$"):
             parse_json(text)
     (tmp_path / "x.json").write_text('{"a": [1.5, null]}')
     assert read_json(tmp_path / "x.json") == {"a": [1.5, None]}
-    (tmp_path / "x.json").write_text(" " * 2001)
-    with pytest.raises(ValueError, match="it has 2,001 bytes"):
+    monkeypatch.setattr(module, "_MOST_WIDE", 10)
+    assert parse_json('"éabcdef"') == "éabcdef"
+    with pytest.raises(ValueError, match=r"^more than 10 bytes, which are not all ASCII$"):
+        parse_json('"éabcdefg"')
+    monkeypatch.setattr(module, "_MOST_RECORD", 20)
+    (tmp_path / "x.json").write_text('{"a": 1}'.ljust(20))
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+    (tmp_path / "x.json").write_text('{"a": 1}'.ljust(21))
+    with pytest.raises(ValueError, match="it has 21 bytes, more than the 20 that are allowed"):
         read_json(tmp_path / "x.json")
 
 
@@ -111,14 +121,14 @@ def test_a_table_is_in_utf_8_and_of_so_many_rows_columns_and_characters(tmp_path
     for rows, value in ((b'1,"2\r\n3"\r\n', "2\r\n3"), (b"1,2\r", "2")):  # ends of lines are as they are in the file
         path.write_bytes(b"a,b\r" + rows)
         assert read_table(path, ("a", "b"), 1) == [{"a": "1", "b": value}]
-    path.write_bytes(b"a,b\n" + b"1," + b"2" * 997 + b"\n")
-    assert read_table(path, ("a", "b"), 1) == [{"a": "1", "b": "2" * 997}]
+    path.write_bytes(b"a,b\n" + b"1," + b"2" * 497 + b"\n")
+    assert read_table(path, ("a", "b"), 1) == [{"a": "1", "b": "2" * 497}]
     for content, words in {
         b"": "other columns",
         b"a\n": "other columns",
-        b"a,b\n1," + b"2" * 998 + b"\n": "a row of more than 1,000 characters",
+        b"a,b\n1," + b"2" * 498 + b"\n": "a row of more than 500 characters",
         b"a,b\n1,2\n3,4\n": "more than 1 rows",
-        b"a,b\n" + b"\n" * 2000: "it has 2,004 bytes, more than the 2,000 that are allowed",
+        b"a,b\n" + b"\n" * 1000: "it has 1,004 bytes, more than the 1,000 that are allowed",
         b'a,b\n"1"2,3\n': "expected",
         b"a,b\n\xff,2\n": "utf-8",
     }.items():
@@ -133,6 +143,23 @@ def zip_of(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
         for name, content in entries.items():
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def test_an_archives_directory_has_little_beside_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_EXTRA", 100)
+
+    def archive(*extras: int) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as written:
+            for number, extra in enumerate(extras):
+                info = zipfile.ZipInfo(f"{number}")
+                info.extra = b"\xff\xff" + (extra - 4).to_bytes(2, "little") + bytes(extra - 4)
+                written.writestr(info, b"x")
+        return file.getvalue()
+
+    assert len(open_archive(archive(60, 40)).infolist()) == 2
+    with pytest.raises(ValueError, match=r"^its directory has more than 100 bytes beside the names$"):
+        open_archive(archive(60, 41))
 
 
 def test_an_archive_is_opened_if_it_is_of_an_honest_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from crashes import Killed, failing_at, failures
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchdigits.errors import OptionError
@@ -119,6 +119,7 @@ def test_a_new_file_must_be_new_of_a_known_kind_and_in_a_folder(tmp_path: Path) 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+@settings(deadline=None)
 @given(
     old=st.none() | st.binary(),
     overwrite=st.booleans(),
@@ -149,6 +150,7 @@ def test_wherever_writing_stops_a_file_is_whole_and_can_be_written_again(
         assert names(Path(name)) == ["x"]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2), st.booleans())
 def test_wherever_the_check_of_a_new_file_stops_its_name_is_still_free(moment: int, after: bool) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from crashes import Killed
 
 from torchdigits import SigmoidMLP, load_network
 from torchdigits.data.datasets import Digits, DigitSplits
@@ -140,10 +141,6 @@ def test_networks_that_all_diverged_have_no_best(tmp_path: Path) -> None:
         assert (sweep.finished, sweep.best) == (1, None)
         sweep.check_counts(DigitSplits(*[Digits(torch.zeros(0, 784), torch.zeros(0))] * 3))
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["sweep.csv", "sweep.json"]
-
-
-class Killed(BaseException):
-    """The end of a process."""
 
 
 @pytest.mark.parametrize("before", ["sweep.csv", "best.ckpt"])

@@ -10,6 +10,19 @@ from torchdigits.recognition import measuring
 from torchdigits.recognition.measuring import Measurement, measure
 
 
+def test_a_wide_network_sees_fewer_images_at_once(monkeypatch: pytest.MonkeyPatch, digits: DigitSplits) -> None:
+    network, seen = SigmoidMLP((784, 1000, 10)).double(), []
+    expected = measure(network, digits.test)
+    monkeypatch.setattr("torchdigits.recognition.measuring._MOST_ACTIVATIONS", 100_500)
+    network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    found = measure(network, digits.test)
+    assert seen == [100, 100, 90]
+    assert found.correct == expected.correct
+    torch.testing.assert_close(found.activations, expected.activations, rtol=0, atol=1e-12)
+    monkeypatch.setattr("torchdigits.recognition.measuring._MOST_ACTIVATIONS", 1)
+    assert measure(network, digits.test).correct == expected.correct
+
+
 def test_counts_are_those_of_a_small_example_by_hand() -> None:
     answers, labels = [3, 3, 8, 0], [3, 3, 3, 0]
     found = Measurement(torch.eye(10)[answers], torch.tensor(labels), cost=0.25, correct=3)

@@ -1,5 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchdigits import Recognizer, SigmoidMLP
+from torchdigits.files.networks import save_network
 
 
 def test_to_recognise_digits_imports_neither_lightning_nor_what_only_commands_and_figures_need() -> None:
@@ -10,3 +17,14 @@ def test_to_recognise_digits_imports_neither_lightning_nor_what_only_commands_an
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_of_equal_activations_the_first_digit_is_the_answer(tmp_path: Path) -> None:
+    """As argmax has it, by which images are counted."""
+    network = SigmoidMLP((784, 10))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    save_network(network, tmp_path / "x.ckpt")
+    found = Recognizer(tmp_path / "x.ckpt").answer(np.zeros(784, np.uint8))
+    assert (found.digit, found.runner_up) == (0, 1)

@@ -163,6 +163,16 @@ def test_a_run_is_read_with_all_that_is_known_of_it(run: Path, whole: Path) -> N
     assert read_run(run / "last.ckpt").threads is None
 
 
+def test_a_best_network_of_other_layers_is_no_best_network(run: Path) -> None:
+    changed(run, lambda state: state["rows"][0].update(validation_accuracy=1.0))
+    save_network(SigmoidMLP((784, 5, 10)), run / "best.ckpt", overwrite=True)
+    assert len(read_run(run / "last.ckpt").rows) == 2
+    save_network(SigmoidMLP((784, 5, 7)), run / "best.ckpt", overwrite=True)
+    with pytest.raises(CheckpointError) as caught:
+        read_run(run / "last.ckpt")
+    assert str(caught.value) == f"{run / 'best.ckpt'} is not the best network so far: it has other layers"
+
+
 def test_what_is_no_run_says_where_one_would_be(run: Path, tmp_path: Path) -> None:
     for name, said in (
         (run / "best.ckpt", "a run goes on from its folder, or the last.ckpt in it"),

@@ -140,6 +140,29 @@ def test_what_lightning_cannot_load_is_a_damaged_checkpoint_and_a_bug_is_a_bug(
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_a_best_network_is_the_one_of_its_epoch(tmp_path: Path, digits: DigitSplits) -> None:
+    folder = train(replace(OPTIONS, epochs=3, output=tmp_path)).folder
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    state = json.loads(checkpoint["callbacks"]["EpochLog"]["run"])
+    right = measure(load_network(folder / "best.ckpt"), digits.validation).correct
+    for counted, sound in ((right, True), (right + 1, True), (right + 2, False), (right - 2, False)):
+        # Of three epochs, the second is now the best, and recognised so many of the 290.
+        for row, found in zip(state["rows"], (counted - 1, counted, counted - 1), strict=True):
+            row["validation_accuracy"] = round(found / 290, 6)
+        checkpoint["callbacks"]["EpochLog"]["run"] = json.dumps(state)
+        torch.save(checkpoint, folder / "last.ckpt")
+        with resumed(folder) as saved:
+            if sound:
+                assert train(saved.options, saved).test.total == 290
+                continue
+            with pytest.raises(CheckpointError) as caught:
+                train(saved.options, saved)
+        assert str(caught.value) == (
+            f"{folder / 'best.ckpt'} is not the network of epoch 2: it recognises {right} of 290 validation images,"
+            f" not {counted}"
+        )
+
+
 def test_whatever_can_be_trained_can_be_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (networks, checkpoints):
         monkeypatch.setattr(module, "MOST_BYTES", checkpoints.MOST_PICKLED + 2**20)
@@ -156,6 +179,8 @@ def test_whatever_can_be_trained_can_be_gone_on_with(tmp_path: Path, monkeypatch
         replace(OPTIONS, hidden=(1,) * 1000)
     with pytest.raises(OptionError, match=r"^hidden [1 ]{100}\.\.\.: a network may have"):
         SweepOptions(hidden=("-".join("1" * 1000),))
+    with pytest.raises(OptionError, match="a sweep takes 40 hidden layers at most"):
+        SweepOptions(hidden=("-".join("1" * 41),))
     assert replace(OPTIONS, hidden=(1,) * 999).epochs == 2
 
 

@@ -295,6 +295,15 @@ def test_an_output_that_cannot_be_written_is_one_line(run_script: Run, tmp_path:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_nobody_has_to_read_all_epochs(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("torchdigits.commands.train.train_run", piped)
+    outcome = run_script("train.py", "--dataset", "digits", "--output", tmp_path)
+    assert outcome == (1, "", "")
+
+
 def test_missing_mnist_is_one_line(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import MNIST
 

@@ -151,7 +151,9 @@ def catching_signals(kept: Callable[[], str]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     # Python hears signals in its main thread alone.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    here = threading.current_thread() is threading.main_thread()
+    both = (signal.SIGINT, signal.SIGTERM)  # unless whoever started this process has it ignore them
+    numbers = [number for number in both if here and signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield

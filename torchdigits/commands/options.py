@@ -64,7 +64,9 @@ def parse(command: Callable[..., Any], words: Sequence[str], program: str, defau
     given, others = parser.parse_known_args(words)
     for word in others:
         known = [option.flag for option in options]
-        raise OptionError(f"{word}: {'no such option' if word[0] == '-' else 'not expected'}{perhaps(word, known)}")
+        raise OptionError(
+            f"{word}: {'no such option' if word.startswith('-') else 'not expected'}{perhaps(word, known)}"
+        )
     return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()}
 
 
@@ -95,7 +97,7 @@ def _parser(command: Callable[..., Any], options: Sequence[Option], program: str
     head = re.split(r"\n\n(?:Args|Raises):", inspect.getdoc(command) or "")[0]
     positional = [_metavar(option) for option in options if not option.flag]
     parser = _Parser(
-        usage=" ".join([program, "[OPTIONS]", *positional]),
+        usage=" ".join([program.replace("%", "%%"), "[OPTIONS]", *positional]),
         description=head if in_full else head.partition("\n\n")[0],
         epilog=None if in_full else "--help-all says more of each.",
         formatter_class=_Help,

@@ -87,13 +87,14 @@ def _prepared(files: list[Path], every_step: bool) -> Iterator[Iterator[dict[str
         try:
             return workers.steps(path, last=not every_step)
         except ImageError as error:
-            return error
+            return type(error)(str(error))  # without its traceback, which would keep the file's bytes
 
     with Workers(number) as workers, ThreadPoolExecutor(number) as threads:
         try:
             yield threads.map(steps, files)
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)
+            workers.close()  # so that Ctrl-C does not wait for the pictures at work
 
 
 def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:

@@ -1,8 +1,11 @@
 """Where digits come from: MNIST in either of its usual forms, or the digits that come with scikit-learn."""
 
-import gzip
 import hashlib
+import io
 import os
+import pickle
+import re
+import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -26,11 +29,14 @@ _MOST_IDX_BYTES = 16 + 60_000 * 784
 IDX_FOLDER = Path("MNIST", "raw")
 PICKLE_FILE = "mnist.pkl.gz"
 PICKLE_LIMIT = 256 * 2**20  # bytes unpacked; the original's are 222 million
-_LONGEST_LINE = 10_000  # bytes of an opcode's argument that ends with a line
+_MOST_PACKED = 24 * 2**20  # bytes; the original's are 17 million
+_LONGEST_LINE = 1000  # bytes of an opcode's argument that ends with a line
 _NUMPYS = (  # what a pickle of arrays names, by NumPy's version and Python's
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
     *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
 )
+_TEXTS = (pickle.BINUNICODE, pickle.BINUNICODE8)
+_NOT_LATIN = re.compile(rb"[\xc4-\xff]")  # begins a character after Latin-1's in UTF-8
 MNIST_FINGERPRINT = "94d51b72971cee860660d41bd4f9c77de633ce3f9150991a301fa75b82e83237"
 
 
@@ -103,7 +109,9 @@ def fetch_mnist(data_dir: Path | str | None = None) -> Path:
     mnist.root = str(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "download.lock"):  # of torchrun's processes one downloads, and the others find the files
+        if (lock := folder / "download.lock").is_symlink():
+            raise ValueError(f"{lock} is a symbolic link; remove it")
+        with FileLock(lock):  # of torchrun's processes one downloads, and the others find the files
             mnist.download()
     except (OSError, ValueError, RuntimeError, HTTPException) as error:  # ValueError: NUL in the name
         raise DataError(
@@ -134,31 +142,60 @@ def _mnist_from_idx(folder: Path) -> DigitSplits:
 
 def _mnist_from_pickle(path: Path) -> DigitSplits:
     with reading(path, "pickle of the original's MNIST", DataError):
-        with open_regular(path, PICKLE_LIMIT) as packed, gzip.open(packed) as file:
-            training, validation, test = read_pickle(cast(IO[bytes], _Limited(file)), _NUMPYS)
+        with open_regular(path, _MOST_PACKED) as packed:
+            training, validation, test = read_pickle(cast(IO[bytes], _Limited(packed)), _NUMPYS)
         splits = DigitSplits(_digits(training), _digits(validation), _digits(test))
         if splits.fingerprint() != MNIST_FINGERPRINT:
             raise ValueError("other images or labels")
         return splits
 
 
-class _Limited:
-    """What is unpacked of a file, of which nothing is read that is larger than MNIST's."""
+class _Unpacked(io.RawIOBase):
+    """The first member of a gzip file. Python's own reader goes on behind it, over any number of empty ones."""
 
-    def __init__(self, file: gzip.GzipFile) -> None:
-        self.file, self.left = file, PICKLE_LIMIT
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed, self._unpacker = packed, zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = b""
+        while not part and not self._unpacker.eof:
+            if not (packed := self._unpacker.unconsumed_tail or self._packed.read(2**16)):
+                raise EOFError("it is cut off")
+            part = self._unpacker.decompress(packed, len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+class _Limited:
+    """A pickle that is packed by gzip, of which nothing is read that is larger than MNIST's."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self.file, self.left = io.BufferedReader(_Unpacked(packed), 2**16), PICKLE_LIMIT
+        self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        self.left -= size
-        if self.left < 0:
-            raise ValueError(f"more than {PICKLE_LIMIT:,} bytes when unpacked")
-        return self.file.read(size)
+        self._take(size)
+        content = self.file.read(size)
+        if size == 1:
+            self._opcode = content
+        elif size > _LONGEST_LINE and self._opcode in _TEXTS and _NOT_LATIN.search(content):
+            raise ValueError("a text that is no array's")  # one such character makes all four times as large
+        return content
 
     def readline(self) -> bytes:
         line = self.file.readline(_LONGEST_LINE)
+        self._take(len(line))
         if len(line) == _LONGEST_LINE:
             raise ValueError(f"a line of {_LONGEST_LINE:,} bytes")
         return line
+
+    def _take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"more than {PICKLE_LIMIT:,} bytes when unpacked")
 
 
 def _digits(part: Any) -> Digits:

@@ -4,18 +4,23 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torchdigits.errors import CheckpointError, TorchDigitsError, reason
 
 _MOST_ENTRIES = 10_000  # in an archive; each takes half a kilobyte, and a checkpoint of Lightning's has some ten
+_MOST_EXTRA = 2**20  # bytes in its directory, beside the entries' names, which take zipfile long
 _MOST_JSON, _MOST_PARTS = 2**26, 100_000  # bytes of a JSON text, and lists and objects in it: a list takes 60 bytes
-_LONGEST_ROW = 1000  # bytes of a table's
+_MOST_TEXTS, _MOST_WIDE = 10**6, 2**22  # texts in a JSON text; its bytes if they are more than ASCII
+_MOST_RECORD = 2**24  # bytes of the record of a run or a sweep
+_LONGEST_ROW = 500  # bytes of a table's
 
 
 @contextmanager
@@ -65,14 +70,17 @@ def read_whole(path: Path | str, most: int) -> bytes:
 def parse_json(text: bytes | str) -> Any:
     """What a JSON text holds. Raises ValueError if it would take much more memory than a network or a record does."""
     text = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    if len(text) > _MOST_JSON or text.count(b"[") + text.count(b"{") > _MOST_PARTS:
-        raise ValueError(f"more than {_MOST_JSON:,} bytes, or {_MOST_PARTS:,} lists and objects")
+    parts, quotes = text.count(b"[") + text.count(b"{"), text.count(b'"')
+    if len(text) > _MOST_JSON or parts > _MOST_PARTS or quotes > 2 * _MOST_TEXTS:
+        raise ValueError(f"more than {_MOST_JSON:,} bytes, {_MOST_PARTS:,} lists and objects, or {_MOST_TEXTS:,} texts")
+    if len(text) > _MOST_WIDE and not text.isascii():  # one character can make all four times as large
+        raise ValueError(f"more than {_MOST_WIDE:,} bytes, which are not all ASCII")
     return json.loads(text)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises as `read_whole` and `parse_json` do."""
-    return parse_json(read_whole(path, _MOST_JSON))
+    """What the JSON file of a record holds; raises as `read_whole` and `parse_json` do."""
+    return parse_json(read_whole(path, _MOST_RECORD))
 
 
 def read_table(path: Path, columns: Sequence[str], most: int) -> list[dict[str, str]]:
@@ -107,8 +115,12 @@ def open_archive(content: bytes) -> zipfile.ZipFile:
     Raises:
         ValueError: it is none, may unpack to more than its size, or has many thousands of entries.
     """
-    if content.count(b"PK\x01\x02") > _MOST_ENTRIES:  # which begins each; so before they are all made objects
+    starts = islice(re.finditer(rb"PK\x01\x02", content), _MOST_ENTRIES + 1)  # before they are all made objects
+    extras = [int.from_bytes(content[start.start() + 30 : start.start() + 32], "little") for start in starts]
+    if len(extras) > _MOST_ENTRIES:
         raise ValueError(f"more than {_MOST_ENTRIES:,} entries")
+    if sum(extras) > _MOST_EXTRA:
+        raise ValueError(f"its directory has more than {_MOST_EXTRA:,} bytes beside the names")
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except zipfile.BadZipFile as error:

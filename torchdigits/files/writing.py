@@ -92,7 +92,8 @@ def becoming(option: str, file: Path) -> Iterator[Path]:
             except FileExistsError:
                 raise OptionError(f"{option} {file}: it exists already; choose another name") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, and the first error says so
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def empty_folder(option: str, folder: Path, way_out: str = "") -> Iterator[None]
     not_empty = OptionError(f"{option} {folder}: it is not empty, and nothing is overwritten{way_out}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise not_empty
     except OSError as error:
         raise OptionError(f"{option} {folder}: no folder can be made there: {error.strerror}") from None

@@ -16,6 +16,7 @@ from torchdigits.errors import OptionError, check_count
 from torchdigits.files.networks import check_can_be_kept
 from torchdigits.sgd import check_learning_rate
 
+_MOST_HIDDEN = 40  # layers, in a cell of a sweep's table
 MOST_ROWS = 10**6  # of a sweep's table
 
 
@@ -120,6 +121,10 @@ class SweepOptions:
         check_count("networks times epochs", max(rows, 1), MOST_ROWS)
         for hidden in {member.hidden for member in self.members()}:
             check_can_be_kept(hidden)
+            if len(hidden) > _MOST_HIDDEN:
+                raise OptionError(
+                    f"hidden {hyphenated(hidden)[:100]}: a sweep takes {_MOST_HIDDEN} hidden layers at most"
+                )
 
     def members(self) -> list[Member]:
         """The networks that the sweep trains."""

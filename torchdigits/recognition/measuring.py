@@ -8,7 +8,8 @@ from torch import Tensor
 from torchdigits.data.datasets import Digits
 from torchdigits.network import SigmoidMLP, quadratic_cost
 
-_AT_ONCE = 10_000  # images in one forward pass
+_AT_ONCE = 10_000  # images in one forward pass, of layers that are not too wide
+_MOST_ACTIVATIONS = 2**26  # of a layer, of all images at once
 
 
 class Measurement(NamedTuple):
@@ -63,7 +64,7 @@ def measure(network: SigmoidMLP, digits: Digits) -> Measurement:
         The measurement, whose tensors are on the CPU.
     """
     weights = next(network.parameters())
-    parts = torch.split(digits.images, _AT_ONCE)
+    parts = torch.split(digits.images, max(1, min(_AT_ONCE, _MOST_ACTIVATIONS // max(network.sizes))))
     activations = torch.cat([network(part.to(weights.device, weights.dtype) / 255).cpu() for part in parts])
     correct = int((activations.argmax(1) == digits.labels).sum())
     return Measurement(activations, digits.labels, float(quadratic_cost(activations, digits.labels)), correct)

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from functools import cache
 from math import ceil
@@ -67,9 +68,11 @@ class Workers:
         name = printable(file) if isinstance(file, str | Path) else "the picture"
         try:
             content = read_whole(file, MOST_BYTES) if isinstance(file, str | Path) else file.read(MOST_BYTES + 1)
+            if not isinstance(content, bytes):
+                raise TypeError("it is open as text")
             if len(content) > MOST_BYTES:
                 raise ValueError(f"it has more than the {MOST_BYTES:,} bytes that are allowed")
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
         worker = self._idle.get()
         try:
@@ -96,8 +99,7 @@ def shared(lane: str = "", number: int = 1, seconds: int | None = None) -> Worke
     return workers
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=shared.cache_clear)
+os.register_at_fork(after_in_child=shared.cache_clear)
 
 
 class _Worker:
@@ -127,24 +129,43 @@ class _Worker:
     def steps(self, content: bytes, last: bool) -> dict[str, np.ndarray]:
         """What the process makes of a picture. If it ends over that, it is replaced."""
         if self._process.poll() is not None:  # the system ended it meanwhile, perhaps for its memory
-            self.stop()
-            self._start()
+            self._replace()
         try:
             self._pipe.send_bytes(b"last" if last else b"all")
             self._pipe.send_bytes(content)
             answer = json.loads(self._pipe.recv_bytes())
-            if "error" in answer:
-                raise {"NoInkError": NoInkError}.get(answer["kind"], ImageError)(answer["error"])
-            return {
+            steps = {
                 name: np.frombuffer(bytearray(self._pipe.recv_bytes()), dtype).reshape(shape)
-                for name, dtype, shape in answer["steps"]
+                for name, dtype, shape in answer.get("steps", ())
             }
         except (OSError, EOFError):
-            status = self.stop()
-            self._start()
-            if status == -signal.SIGXCPU:
+            if self._replace() == -signal.SIGXCPU:
                 raise SlowImageError(f"it would take more than {self._seconds} s to decode") from None
             raise ImageError(f"its decoder broke down; perhaps it takes more than {MEMORY >> 20} MB") from None
+        except BaseException:  # Ctrl-C: what it still answers must not be taken for the answer to the next picture
+            self._replace()
+            raise
+        match answer.get("kind"):
+            case None:
+                return steps
+            case "NoInkError":
+                raise NoInkError(answer["error"])
+            case "ImageError":
+                raise ImageError(answer["error"])
+            case "MemoryError":
+                self._replace()  # as it may have kept some
+                raise ImageError(f"it would take more than {MEMORY >> 20} MB to decode")
+            case _:
+                raise RuntimeError(answer["error"])  # a mistake of ours
+
+    def _replace(self) -> int:
+        """End the process and start another; the status of the first."""
+        status = self.stop()
+        try:
+            self._start()
+        except OSError as error:
+            raise ImageError(f"no process can be started to decode it: {error.strerror}") from error
+        return status
 
     def stop(self) -> int:
         """End the process, if it has not ended itself; its status."""
@@ -162,15 +183,14 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             answer: dict[str, Any]
-            last, content = pipe.recv_bytes() == b"last", pipe.recv_bytes()
             _limit_time(seconds)
+            last, content = pipe.recv_bytes() == b"last", pipe.recv_bytes()
             try:
                 steps = preparation_here(content)
-            except MemoryError:
-                answer = {"kind": "ImageError", "error": f"it would take more than {memory >> 20} MB to decode"}
-                steps = {}
-            except ImageError as error:
+            except (MemoryError, ImageError) as error:
                 answer, steps = {"kind": type(error).__name__, "error": str(error)}, {}
+            except Exception:  # what is wrong with our own steps is told where somebody sees it
+                answer, steps = {"kind": "Exception", "error": traceback.format_exc()}, {}
             else:
                 steps = dict([*steps.items()][-1:]) if last else steps
                 answer = {"steps": [(name, pixels.dtype.str, pixels.shape) for name, pixels in steps.items()]}

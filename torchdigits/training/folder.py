@@ -127,7 +127,9 @@ def read_run(path: Path) -> SavedRun:
         if network_of(parameters_of(checkpoint)).sizes != options.sizes:
             raise ValueError(f"its network has other hidden layers than {list(options.hidden)}")
     if best_of(rows) is not rows[-1]:  # else best.ckpt can be made of last.ckpt
-        load_network(path.with_name(BEST))
+        best = path.with_name(BEST)
+        if load_network(best).sizes != options.sizes:
+            raise CheckpointError(f"{best} is not the best network so far: it has other layers")
     return SavedRun(path.parent, options, fingerprint, threads, rows, checkpoint)
 
 

@@ -87,6 +87,8 @@ def train(
     if saved is not None:
         options.check_goes_on_from(saved.options, saved.folder, len(saved.rows))
     splits, dataset = _dataset(options, saved)
+    if saved is not None:
+        _check_best(saved, splits)
     torch.manual_seed(options.seed)
     classifier = DigitClassifier(options.sizes, options.learning_rate)
     with ExitStack() as stack:
@@ -117,6 +119,20 @@ def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits
     if saved is not None and summary["sha256"] != saved.fingerprint:
         raise DataError(f"{options.dataset} has other images or labels than the run in {saved.folder} was begun with")
     return splits, summary
+
+
+def _check_best(saved: SavedRun, splits: DigitSplits) -> None:
+    """Raise CheckpointError if best.ckpt is another network than the one of the best epoch."""
+    if (best := best_of(saved.rows)) is saved.rows[-1]:  # then it is made of last.ckpt
+        return
+    found = measure(load_network(saved.folder / BEST), splits.validation)
+    correct, total = found.correct, found.total
+    expected = round(best["validation_accuracy"] * total)
+    if abs(correct - expected) > 1 + total // 1000:  # another processor may round a tie in another way
+        raise CheckpointError(
+            f"{saved.folder / BEST} is not the network of epoch {best['epoch']}: it recognises {correct} of {total}"
+            f" validation images, not {expected}"
+        )
 
 
 def _record(

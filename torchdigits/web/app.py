@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from torchdigits.errors import ImageError, SlowImageError
+from torchdigits.errors import CheckpointError, ImageError, SlowImageError
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.recognition.card import card_facts
 from torchdigits.recognition.recognizer import Recognizer
@@ -30,6 +31,7 @@ from torchdigits.version import __version__
 from torchdigits.web.middleware import LARGE, MAX_BYTES, Middleware, error_response
 
 SMALL, SECONDS = 2, 1  # small pictures decoded at once, and beside them a large one; what a small one may take
+MOST_SHOWN = 10**6  # weights and biases, which the page is sent as text
 FILES = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
@@ -100,7 +102,7 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
             (0.0.0.0 or ::), any address will do, and the machine's name.
 
     Raises:
-        CheckpointError: the file holds no network that reads digits.
+        CheckpointError: the file holds no network that reads digits, or one of more than a million weights and biases.
     """
     recognizer = Recognizer(checkpoint)
     network = _describe(recognizer, checkpoint or shipped_checkpoint()).model_dump_json()
@@ -144,12 +146,12 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
 
     async def prepared(lane: tuple[Workers, "_Places"], picture: bytes, request: Request) -> np.ndarray:
         workers, places = lane
-        await _wait_for_place(places, len(picture), request)
+        await _wait_for_place(places, request)
         try:
             steps = partial(workers.steps, BytesIO(picture), last=True)
             [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, steps)).values()
         finally:
-            places.release()
+            places.release(_client_of(request))
         return pixels
 
     async def recognize(request: Request) -> Answer:
@@ -174,27 +176,34 @@ def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer
 
 
 class _Places:
-    """So many places for pictures. The smallest that waits gets the next: of drawings, none waits for many scans."""
+    """So many places for pictures. The next goes to the client that has the fewest there and waiting before it."""
 
     def __init__(self, number: int) -> None:
         self._free = number
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap: bytes, arrival, what ends the wait
+        self._clients = Counter[str]()  # pictures there or waiting
+        self._waiting: list[
+            tuple[int, int, asyncio.Future[None]]
+        ] = []  # a heap: so many before it, arrival, and a call
         self._arrivals = count()
 
-    async def acquire(self, size: int) -> None:
+    async def acquire(self, client: str) -> None:
+        self._clients[client] += 1
         if self._free:
             self._free -= 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heappush(self._waiting, (size, next(self._arrivals), place))
+        heappush(self._waiting, (self._clients[client], next(self._arrivals), place))
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # it was just given
-                self.release()
+            if place.cancelled():
+                self._forget(client)
+            else:  # it was just given
+                self.release(client)
             raise
 
-    def release(self) -> None:
+    def release(self, client: str) -> None:
+        self._forget(client)
         while self._waiting:
             *_, place = heappop(self._waiting)
             if not place.done():
@@ -202,10 +211,14 @@ class _Places:
                 return
         self._free += 1
 
+    def _forget(self, client: str) -> None:
+        self._clients[client] -= 1
+        self._clients += Counter()  # without those that have none
 
-async def _wait_for_place(places: _Places, size: int, request: Request) -> None:
+
+async def _wait_for_place(places: _Places, request: Request) -> None:
     """Raises ClientDisconnect if the client leaves meanwhile: else any number of those who have left would wait."""
-    place, left = asyncio.ensure_future(places.acquire(size)), asyncio.ensure_future(request.receive())
+    place, left = asyncio.ensure_future(places.acquire(_client_of(request))), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({place, left}, return_when=asyncio.FIRST_COMPLETED)
         if not place.done():
@@ -213,6 +226,11 @@ async def _wait_for_place(places: _Places, size: int, request: Request) -> None:
     finally:
         place.cancel()
         left.cancel()
+
+
+def _client_of(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client else ""
 
 
 class _FormParser(MultiPartParser):
@@ -239,13 +257,15 @@ async def _picture_of(request: Request) -> bytes:
 def _describe(recognizer: Recognizer, checkpoint: Path) -> Network:
     network, sha256 = recognizer.network, hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     arrays = [parameter.detach().numpy() for parameter in network.parameters()]
+    if (count := sum(array.size for array in arrays)) > MOST_SHOWN:
+        raise CheckpointError(f"{checkpoint} has {count:,} weights and biases; the page shows {MOST_SHOWN:,} at most")
     # By way of text: the shortest decimal of a float32 is a third as long as that of the same number as a float64.
     numbers = [array.astype(str).astype(float).tolist() for array in arrays]
     return Network(
         file=checkpoint.name,
         sha256=sha256,
         sizes=list(network.sizes),
-        parameters=sum(array.size for array in arrays),
+        parameters=count,
         precision=str(arrays[0].dtype),
         card=Card(**facts) if (facts := card_facts(sha256)) else None,
         layers=[Layer(weights=w, biases=b) for w, b in zip(numbers[0::2], numbers[1::2], strict=True)],

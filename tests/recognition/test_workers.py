@@ -1,0 +1,113 @@
+"""The processes that decode pictures."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from torchdigits.commands.predict import _prepared
+from torchdigits.errors import ImageError
+from torchdigits.recognition.workers import Workers
+
+
+def picture() -> io.BytesIO:
+    pixels = np.full((40, 40), 255, np.uint8)
+    pixels[5:35, 18:22] = 0
+    Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+    return io.BytesIO(file.getvalue())
+
+
+def test_a_worker_that_ended_meanwhile_is_replaced() -> None:
+    """As the system ends one, if memory gets short."""
+    with Workers() as workers:
+        expected = workers.steps(picture(), last=True)
+        [worker] = workers._all
+        os.kill(worker._process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
+        found = workers.steps(picture(), last=True)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], pixels) for name, pixels in expected.items())
+
+
+def test_a_picture_gets_no_answer_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever came between its question and its answer."""
+    with Workers() as workers:
+        [worker] = workers._all
+        expected = workers.steps(picture(), last=True)["28x28"]
+        for interruption in (KeyboardInterrupt, TimeoutError("of an alarm"), ZeroDivisionError):
+            with monkeypatch.context() as patch:
+                patch.setattr("torchdigits.recognition.workers.json.loads", interrupted_by(interruption))
+                with pytest.raises((KeyboardInterrupt, ImageError, ZeroDivisionError)):
+                    workers.steps(io.BytesIO(b"no picture"))
+            assert np.array_equal(workers.steps(picture(), last=True)["28x28"], expected)
+        process = worker._process
+        with pytest.raises(ImageError, match=r"^cannot read the picture: it is open as text$"):
+            workers.steps(io.StringIO("P2"))  # type: ignore[arg-type]
+        assert worker._process is process
+        assert np.array_equal(workers.steps(picture(), last=True)["28x28"], expected)
+
+
+def interrupted_by(error: Any) -> Callable[[bytes], object]:
+    def interrupt(_: bytes) -> object:
+        raise error
+
+    return interrupt
+
+
+def test_a_mistake_of_ours_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import torchdigits.recognition.preparation as steps\nsteps.preparation_here = lambda content: 1 / 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    with Workers() as workers, pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
+        workers.steps(picture())
+
+
+def test_workers_end_when_they_are_closed_or_their_parent_ends() -> None:
+    with Workers(2) as workers:
+        processes = [worker._process for worker in workers._all]
+        assert [process.poll() for process in processes] == [None, None]
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 2
+    code = (
+        "import os, signal; from torchdigits.recognition.workers import Workers\n"
+        "workers = Workers(); print(workers._all[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    end = monotonic() + 30
+    while is_alive(int(parent.stdout)) and monotonic() < end:
+        sleep(0.05)
+    assert not is_alive(int(parent.stdout))
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs. Nobody may have asked for its status: then it is a zombie."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return listed.stdout.strip()[:1] not in ("", "Z")
+
+
+def test_ctrl_c_is_not_for_workers() -> None:
+    with Workers() as workers:
+        assert os.getpgid(workers._all[0]._process.pid) != os.getpgid(0)
+
+
+def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(bytes(1000))
+    with _prepared(sorted(tmp_path.iterdir()), every_step=False) as prepared:
+        for number, error in enumerate(prepared):
+            assert isinstance(error, ImageError)
+            assert str(error).startswith(f"{tmp_path / f'{number}.png'}: ")
+            assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
+    with pytest.raises(ImageError, match="cannot read"), Workers() as workers:
+        workers.steps(tmp_path / "none.png")
