@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from queue import SimpleQueue
 from shutil import rmtree
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -94,17 +95,17 @@ def _serve(seconds: float) -> list[str]:
 
 def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
     """Ask for some seconds, and wait until the server has ended what is left; what was answered, and how fast."""
-    counts, times, end = Counter[str](), [], monotonic() + seconds
     drawing, large = _digit(1), _digit(100) + bytes(500_000)
+    done, times, end = SimpleQueue[str](), [], monotonic() + seconds
 
     def draw() -> None:
         start = monotonic()
-        counts[f"drawing {_post(port, drawing)}"] += 1
+        done.put(f"drawing {_post(port, drawing)}")
         times.append(monotonic() - start)
         sleep(0.05)
 
     def send(what: str, content: Callable[[], bytes]) -> None:
-        counts[f"{what} {_post(port, content())}"] += 1
+        done.put(f"{what} {_post(port, content())}")
         sleep(0.2)
 
     def connect(what: str, content: bytes, drips: bool = False) -> None:
@@ -115,7 +116,7 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
             with suppress(OSError):
                 connection.setblocking(False)
                 connection.send(content)
-            counts[what] += 1
+            done.put(what)
         while monotonic() < until:
             sleep(0.5)
             for connection in connections if drips else ():
@@ -144,10 +145,10 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
                 client()
 
     with ThreadPoolExecutor(len(clients)) as pool:
-        for done in [pool.submit(go_on, client) for client in clients]:
-            done.result()
+        for client in [pool.submit(go_on, client) for client in clients]:
+            client.result()
     sleep(PATIENCE)
-    return counts, times
+    return Counter(done.get_nowait() for _ in range(done.qsize())), times
 
 
 def _post(port: int, content: bytes) -> str:

@@ -36,8 +36,8 @@ def prepare(picture: Picture) -> np.ndarray:
         Pixels `(784,)`, uint8, 255 ink and 0 paper.
 
     Raises:
-        ImageError: the file is missing, damaged, or no picture; or it has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or takes more seconds or memory than a worker has.
+        ImageError: the file is missing, damaged, or no picture; or it has more than 89 million pixels,
+            or takes more seconds or memory than a worker has.
         NoInkError: there is no ink on it, or too little contrast.
     """
     return [*preparation(picture).values()][-1].reshape(784)
