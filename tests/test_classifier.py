@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -99,6 +100,57 @@ def test_hyper_parameters_are_saved_as_plain_types_and_reload(tmp_path: Path, di
 def test_a_learning_rate_that_is_no_positive_number_is_refused(learning_rate: float) -> None:
     with pytest.raises(OptionError, match="learning rate"):
         DigitClassifier(learning_rate=learning_rate)
+
+
+def test_a_learning_rate_may_be_the_largest_float() -> None:
+    largest = float(np.finfo(np.float32).max)
+    assert DigitClassifier(learning_rate=largest).learning_rate == largest
+    with pytest.raises(OptionError, match=r"^learning rate 3\.5e\+38: it must be more than 0, and at most 3\.4e38$"):
+        DigitClassifier(learning_rate=3.5e38)
+
+
+@pytest.fixture
+def another_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """Lets this be one of two processes, of which the other gives these numbers to a sum."""
+
+    def pretend(numbers: list[float]) -> None:
+        def all_reduce(sums: torch.Tensor) -> None:
+            sums += torch.tensor(numbers).view_as(sums)
+
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+
+    return pretend
+
+
+def test_a_mini_batch_of_two_processes_is_the_mean_over_all_its_examples(
+    digits: DigitSplits, another_process: Callable[[list[float]], None]
+) -> None:
+    classifier = DigitClassifier()
+    images, labels = digits.training.images[:4] / 255, digits.training.labels[:4]
+    alone = classifier.training_step((images, labels), 0).item()
+    another_process([3.0])
+    # DDP takes the mean of both; what is wanted of this one's four, of seven, is 4/7 of the mean.
+    assert classifier.training_step((images, labels), 0).item() / 2 == pytest.approx(alone * 4 / 7)
+
+
+def test_means_of_two_processes_are_over_the_examples_of_both(
+    another_process: Callable[[list[float]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, logged = DigitClassifier(), []
+    monkeypatch.setattr(classifier, "log_dict", lambda means, **options: logged.append((means, options)))
+    activations, labels = torch.zeros(4, 10).fill_diagonal_(1.0), torch.tensor([0, 1, 5, 5])
+    classifier.validation_step((torch.rand(4, 784), labels), 0)
+    another_process([5.0, 2.0, 3.0])  # the sum of its costs, those recognised, and all
+    monkeypatch.setattr(classifier, "forward", lambda images: activations)
+    classifier.test_step((torch.rand(4, 784), labels), 0)
+    (_, alone), (means, options) = logged
+    assert alone == {"on_step": False, "on_epoch": True, "batch_size": 4}
+    assert options == {"on_step": False, "on_epoch": True, "batch_size": 7}
+    # Of the four, two are right and cost nothing, and two cost a half for each of two wrong outputs.
+    found = {name: float(mean) for name, mean in means.items()}
+    assert found == {"test_cost": (2.0 + 5.0) / 7, "test_accuracy": pytest.approx(4 / 7)}
 
 
 ENGINES = {"eager": (DigitClassifier, None), "compiled": (CompiledDigitClassifier, 50)}

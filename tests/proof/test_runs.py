@@ -9,14 +9,16 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchdigits import load_network, quadratic_cost
+from torchdigits import SigmoidMLP, load_network, quadratic_cost
 from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.engines.machine import find_machine
+from torchdigits.proof import gradients
 from torchdigits.proof.findings import Findings
 from torchdigits.proof.free_run import Epoch, Growth, free_run, mirror_image
 from torchdigits.proof.gradients import parameters_of
 from torchdigits.proof.in_step import Progress, in_step
 from torchdigits.proof.reference import Network
+from torchdigits.proof.rounding import rounding_bounds
 from torchdigits.proof.runs import Run
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
@@ -182,6 +184,37 @@ def test_mini_batches_of_any_size_stay_together(few: DigitSplits, batch_size: in
 def test_gradients_that_vanish_in_float32_are_no_mistake(few: DigitSplits) -> None:
     run = run_of(few, sizes=(784, 1, 10), batch_size=3, learning_rate=100.0, precision="32")
     assert in_step(run, 100).broken == []
+
+
+def test_what_rounding_allows_of_an_update_follows_from_its_gradients(
+    few: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(few, learning_rate=0.7, seed=4)
+    torch.manual_seed(4)
+    twin = gradients.reference_of(SigmoidMLP().double())
+    x, y = next(run.mini_batches())
+    errors = rounding_bounds(twin, x, y, 2**-52, 2**-960)
+    before = parameters_of(twin)
+    twin.update_mini_batch(x, y, 0.7)
+    after = parameters_of(twin)
+    steps = {name: np.linalg.norm(before[name] - weights) / np.linalg.norm(weights) for name, weights in after.items()}
+    monkeypatch.setitem(gradients.TOLERANCES, "64", 1e-6)  # which nothing exceeds
+    found = in_step(run, 1).tensors
+    assert {name: found[name].allowed for name in steps} == pytest.approx(
+        {name: 2**-53 + 1e-6 * step for name, step in steps.items()}, rel=1e-9
+    )
+    monkeypatch.setitem(gradients.TOLERANCES, "64", 1e-30)  # which everything exceeds
+    for u in (2**-53, 0.0):  # and without what the subtraction rounds
+        monkeypatch.setattr("torchdigits.proof.in_step.unit_roundoff", lambda _, u=u: u)
+        findings = in_step(run, 1)
+        for name, step in steps.items():
+            slope = f"dC/d{name}"
+            assert findings.tensors[slope].allowed == errors[slope]
+            expected = u + 1e-30 * step if findings.tensors[name].relative <= u else u + errors[slope] * step
+            assert findings.tensors[name].allowed == pytest.approx(expected, rel=1e-9)
+            if not u:
+                assert findings.tensors[name].allowed == pytest.approx(errors[slope] * step, rel=1e-9)
+        assert all(not findings.tensors[f"dC/d{name}"].broken for name in after)
 
 
 def test_a_lost_example_is_found(few: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
