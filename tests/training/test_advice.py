@@ -49,3 +49,21 @@ def test_saturated_weights_are_told_from_a_lost_digit(hidden: tuple[int, ...], d
     assert sentence.startswith("Weights saturated: ")
     assert " of 10 outputs are near 0, or near 1, for every image" in sentence
     assert sentence.endswith("A smaller --learning-rate helps.")
+
+
+def test_neurons_are_stuck_that_are_near_0_or_near_1_for_every_image(digits: DigitSplits) -> None:
+    """Of ten hidden neurons three are stuck, and of ten outputs two; those that move between 0 and 1 are not."""
+    network = SigmoidMLP((784, 10, 10)).double()
+    images = digits.test.images.double() / 255
+    ink = images.mean(1)
+    weights, biases, last_weights, last_biases = network.parameters()
+    with torch.no_grad():
+        for parameter in (weights, biases, last_weights, last_biases):
+            parameter.zero_()
+        biases[:3] = torch.tensor([-10.0, 10.0, -4.7])  # sigmoid(-4.7) is 0.009
+        biases[3] = -4.5  # 0.011
+        weights[4] = 1000 / 784  # from dark to light: near 0 for some images, near 1 for others
+        biases[4] = -1000 * ink.median()
+        last_biases[:2] = torch.tensor([-5.0, 5.0])
+    stuck = "3 of 10 hidden neurons and 2 of 10 outputs are near 0, or near 1, for every image, and hardly learn"
+    assert advice(network, digits.test) == [f"Weights saturated: {stuck}. A smaller --learning-rate helps."]
