@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from torchdigits import SigmoidMLP, load_network, quadratic_cost
 from torchdigits.data.datasets import Digits, DigitSplits
+from torchdigits.engines import compiler
 from torchdigits.engines.machine import find_machine
 from torchdigits.proof import gradients
 from torchdigits.proof.findings import Findings
@@ -215,6 +217,20 @@ def test_what_rounding_allows_of_an_update_follows_from_its_gradients(
             if not u:
                 assert findings.tensors[name].allowed == pytest.approx(errors[slope] * step, rel=1e-9)
         assert all(not findings.tensors[f"dC/d{name}"].broken for name in after)
+
+
+def test_each_update_of_a_compiled_run_is_compared(few: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncompiled here, which takes the same updates in the same blocks."""
+    loop = "torchdigits.engines.compiled.compiled_sgd"
+    monkeypatch.setattr(loop, lambda update, device: partial(compiler.sgd_loop, update))
+    run = run_of(few, engine="compiled")
+    findings = in_step(run, 40)
+    assert findings.comparisons == 40
+    assert list(findings.tensors) == ["W(1)", "b(1)", "W(2)", "b(2)"]
+    assert findings.broken == []
+    found = free_run(run, 2)
+    assert found.growth.updates == [31, 32, 64]  # after blocks, some fifty updates apart, and after each epoch
+    assert_together(found.epochs, 1e-12)
 
 
 def test_a_lost_example_is_found(few: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
