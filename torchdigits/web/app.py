@@ -23,7 +23,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from torchdigits.errors import CheckpointError, ImageError, SlowImageError
+from torchdigits.files.checkpoints import MOST_BYTES
 from torchdigits.files.networks import shipped_checkpoint
+from torchdigits.files.reading import read_whole
 from torchdigits.recognition.card import card_facts
 from torchdigits.recognition.recognizer import Recognizer
 from torchdigits.recognition.workers import Workers, shared
@@ -255,7 +257,7 @@ async def _picture_of(request: Request) -> bytes:
 
 
 def _describe(recognizer: Recognizer, checkpoint: Path) -> Network:
-    network, sha256 = recognizer.network, hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    network, sha256 = recognizer.network, hashlib.sha256(read_whole(checkpoint, MOST_BYTES)).hexdigest()
     arrays = [parameter.detach().numpy() for parameter in network.parameters()]
     if (count := sum(array.size for array in arrays)) > MOST_SHOWN:
         raise CheckpointError(f"{checkpoint} has {count:,} weights and biases; the page shows {MOST_SHOWN:,} at most")
