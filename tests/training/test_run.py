@@ -1,6 +1,7 @@
 """What a finished run tells of itself."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,16 @@ import pytest
 import torch
 
 from torchdigits import DigitClassifier, load_network
-from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines.machine import Machine, versions_here
+from torchdigits.data.datasets import Digits, DigitSplits
+from torchdigits.engines.machine import Machine, find_machine, versions_here
 from torchdigits.errors import CheckpointError, DataError, OptionError
 from torchdigits.files import checkpoints, networks
+from torchdigits.files.networks import save_network
 from torchdigits.population.members import SweepOptions
 from torchdigits.recognition.measuring import measure
 from torchdigits.training import run
 from torchdigits.training.advice import advice
-from torchdigits.training.folder import MEASURED, best_of, read_run, resumed
+from torchdigits.training.folder import MEASURED, SavedRun, best_of, read_run, resumed
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import title_of_run, train
 
@@ -76,6 +78,23 @@ def test_a_finished_run_has_told_all(tmp_path: Path, digits: DigitSplits, drawn:
     expected = measure(network, digits.test)
     assert (finished.test.correct, finished.test.total) == (expected.correct, 290)
     assert finished.advice == advice(network, digits.test)
+
+
+def test_a_run_is_saved_with_what_was_chosen_for_it(
+    tmp_path: Path, digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def load_splits(*arguments: object) -> DigitSplits:
+        asked.append(arguments)
+        return digits
+
+    monkeypatch.setattr(run, "load_splits", load_splits)
+    options = replace(OPTIONS, accelerator="auto", epochs=1, output=tmp_path, data_dir=tmp_path)
+    saved = read_run(train(options).folder / "last.ckpt").options
+    assert asked == [("digits", tmp_path)]
+    assert saved.accelerator == find_machine("auto").accelerator
+    assert saved == replace(options, accelerator=saved.accelerator, engine="eager")
 
 
 class Counts(L.Callback):
@@ -161,6 +180,20 @@ def test_a_best_network_is_the_one_of_its_epoch(tmp_path: Path, digits: DigitSpl
             f"{folder / 'best.ckpt'} is not the network of epoch 2: it recognises {right} of 290 validation images,"
             f" not {counted}"
         )
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(999, 1), (1000, 2), (1217, 2)])
+def test_of_a_thousand_images_one_more_may_be_a_tie(
+    images: int, allowed: int, tmp_path: Path, digits: DigitSplits
+) -> None:
+    save_network(network := load_network(), tmp_path / "best.ckpt")
+    part = Digits(digits.training.images[:images], digits.training.labels[:images])
+    found = measure(network, part).correct
+    for off, sound in ((0, True), (allowed, True), (-allowed, True), (allowed + 1, False), (-allowed - 1, False)):
+        rows = [{"epoch": 1, "validation_accuracy": round((found + off) / images, 6)}, {"validation_accuracy": 0.0}]
+        saved = SavedRun(tmp_path, OPTIONS, "", 1, rows, {})
+        with nullcontext() if sound else pytest.raises(CheckpointError, match=f"of {images} validation images"):
+            run._check_best(saved, digits._replace(validation=part))
 
 
 def test_whatever_can_be_trained_can_be_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
