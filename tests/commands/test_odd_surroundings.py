@@ -232,5 +232,5 @@ def test_of_two_that_report_into_one_folder_the_second_says_so(
     monkeypatch.setattr(evaluate, "measure", meanwhile)
     outcome = run_script("evaluate.py", *words)
     assert (outcome.status, others) == (0, [True])
-    assert outcome.err == f"error: --figures {tmp_path}/report: it is not empty, and nothing is overwritten\n"
+    assert outcome.err == f"error: {tmp_path}/report: another process is writing there\n"
     assert not (tmp_path / "report" / ".lock").exists()

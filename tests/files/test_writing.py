@@ -89,6 +89,13 @@ def test_new_folders_are_numbered(tmp_path: Path) -> None:
     assert new_folder(tmp_path / "runs", "digits").name == "digits-run2"
 
 
+def test_a_folder_with_a_killed_processs_lock_alone_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with empty_folder("--output", tmp_path), pytest.raises(OptionError, match="another process is writing there$"):
+        empty_folder("--output", tmp_path).__enter__()
+    assert names(tmp_path) == []
+
+
 def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:
     for _ in range(2):
         with empty_folder("--output", tmp_path / "a" / "b"):
