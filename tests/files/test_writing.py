@@ -91,7 +91,7 @@ def test_new_folders_are_numbered(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_killed_processs_lock_alone_is_empty(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    with empty_folder("--output", tmp_path), pytest.raises(OptionError, match="another process is writing there$"):
+    with empty_folder("--output", tmp_path), pytest.raises(OptionError, match=r"another process is writing there$"):
         empty_folder("--output", tmp_path).__enter__()
     assert names(tmp_path) == []
 
