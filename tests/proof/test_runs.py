@@ -113,6 +113,8 @@ def test_each_epoch_is_reported_as_it_ends(digits: DigitSplits) -> None:
     # Measured after the first update, then some fifty apart, and after each epoch.
     assert found.growth.updates == [1, 51, 101, 122, 172, 222, 244]
     assert len(found.growth.differences) == len(found.growth.mirrored) == 7
+    for epoch, place in zip(epochs, (3, 6), strict=True):
+        assert (epoch.difference, epoch.mirrored) == (found.growth.differences[place], found.growth.mirrored[place])
 
     progress: list[Progress] = []
     in_step(run_of(digits), 130, progress.append)
@@ -217,6 +219,17 @@ def test_what_rounding_allows_of_an_update_follows_from_its_gradients(
             if not u:
                 assert findings.tensors[name].allowed == pytest.approx(errors[slope] * step, rel=1e-9)
         assert all(not findings.tensors[f"dC/d{name}"].broken for name in after)
+
+
+@pytest.mark.parametrize("largest", [3e-13, float("nan")])
+def test_an_epoch_names_the_tensor_that_differs_most(
+    few: DigitSplits, monkeypatch: pytest.MonkeyPatch, largest: float
+) -> None:
+    errors = {"W(1)": 1e-13, "b(1)": 0.0, "W(2)": largest, "b(2)": 2e-13}
+    monkeypatch.setattr("torchdigits.proof.free_run.relative_errors", lambda *_: errors)
+    epoch = free_run(run_of(few), 1).epochs[0]
+    assert epoch.tensor == "W(2)"
+    assert epoch.difference == pytest.approx(largest, nan_ok=True)
 
 
 def test_each_update_of_a_compiled_run_is_compared(few: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
