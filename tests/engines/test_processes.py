@@ -50,3 +50,5 @@ def test_torchrun_says_which_process_is_the_first(rank: str, first: bool, monkey
     with own_processes():
         assert is_first_process() is first
         assert os.environ["LOCAL_RANK"] == rank
+        monkeypatch.delenv("LOCAL_RANK")
+        assert is_first_process()
