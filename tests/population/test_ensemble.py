@@ -17,7 +17,7 @@ from torchdigits.population.slices import memory_for_slices, slices_of, train_sl
 from torchdigits.proof.gradients import relative_error
 
 CPU = torch.device("cpu")
-MEMBERS = [Member((30,), 3.0, 4), Member((30,), 0.1, 4), Member((30,), 3.0, 7)]
+MEMBERS = [Member((30,), 3.0, 4), Member((30,), 1.7, 4), Member((30,), 3.0, 7)]
 
 
 @pytest.fixture
@@ -68,7 +68,11 @@ def test_networks_of_a_population_are_those_that_lightning_trains(compiled: bool
         assert all(parameter.untyped_storage().nbytes() == parameter.nbytes for parameter in network.parameters())
 
 
-def test_rows_count_what_the_networks_recognise(digits: DigitSplits) -> None:
+@pytest.mark.parametrize("at_once", [500, 100])
+def test_rows_count_what_the_networks_recognise(
+    digits: DigitSplits, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchdigits.population.ensemble.IMAGES_AT_ONCE", at_once)
     member = Member((12,), 3.0, 0)
     trained = Ensemble(member.sizes, 2, digits, CPU).train([member, Member((12,), 3.0, 1)], 2)
     for row, network in zip(trained.rows[-2:], trained.networks, strict=True):
@@ -274,6 +278,7 @@ def test_as_many_networks_are_in_a_slice_as_fit(hidden: tuple[int, ...], batch_s
     network = 4 * (6 * parameters + mini_batch + measured + block)  # bytes
     for memory, sizes in ((4 * network, [4]), (4 * network - 1, [2, 2]), (2 * network, [2, 2]), (1, [1] * 4)):
         assert [len(part) for part in slices_of(members, CPU, memory, batch_size)] == sizes
+        assert slices_of(members[:1], CPU, memory, batch_size) == [members[:1]]
         if batch_size == 10:  # as by default
             assert slices_of(members, CPU, memory) == slices_of(members, CPU, memory, 10)
 
