@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,7 +23,15 @@ from sklearn.utils import Bunch
 from torchvision.datasets import MNIST
 
 from torchdigits.data import datasets
-from torchdigits.data.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, fetch_mnist, load_splits
+from torchdigits.data.datasets import (
+    IDX_FILES_MD5,
+    IDX_FOLDER,
+    PICKLE_FILE,
+    Digits,
+    DigitSplits,
+    fetch_mnist,
+    load_splits,
+)
 from torchdigits.errors import DataError, OptionError
 
 
@@ -207,9 +216,46 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, place: str) -> None:
 )
 def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, content: object, request: pytest.FixtureRequest) -> None:
     write_pickle(tmp_path, content)
-    said = "other images or labels" if request.node.callspec.id in ("others", "nan") else ""
-    with pytest.raises(DataError, match=f"{PICKLE_FILE} is not a pickle of the original's MNIST: {said}"):
+    kind = request.node.callspec.id
+    said = {"others": "other images or labels", "nan": "other images or labels", "doubles": "an array of f4 is missing"}
+    with pytest.raises(DataError, match=f"{PICKLE_FILE} is not a pickle of the original's MNIST: {said.get(kind, '')}"):
         load_splits("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4])
+def test_a_pickle_of_arrays_in_either_order_is_read(
+    protocol: int, order: Literal["C", "F"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(protocol)
+    bytes_of = [rng.integers(0, 256, (count, 784), np.uint8) for count in (3, 1, 2)]
+    labels = [rng.integers(0, 10, len(images)) for images in bytes_of]
+    expected = DigitSplits(
+        *(Digits(torch.from_numpy(part), torch.from_numpy(truth)) for part, truth in zip(bytes_of, labels, strict=True))
+    )
+    monkeypatch.setattr(datasets, "MNIST_FINGERPRINT", expected.fingerprint())
+    pixels = [np.asarray(images / np.float32(256), np.float32, order=order) for images in bytes_of]
+    write_pickle(tmp_path, pickle.dumps([*zip(pixels, labels, strict=True)], protocol=protocol))
+    for (images, truth), part in zip(load_splits("mnist", tmp_path), expected, strict=True):
+        assert torch.equal(images, part.images)
+        assert torch.equal(truth, part.labels)
+
+
+def test_an_idx_file_that_is_a_folder_says_so(tmp_path: Path) -> None:
+    for name in IDX_FILES_MD5:
+        (tmp_path / IDX_FOLDER / name).mkdir(parents=True)
+    path = tmp_path / IDX_FOLDER / "train-images-idx3-ubyte"
+    with pytest.raises(DataError) as caught:
+        load_splits("mnist", tmp_path)
+    assert str(caught.value) == f"{path} is not a file of MNIST's: it is a folder"
+
+
+def test_the_folder_is_data_if_nothing_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCHDIGITS_DATA_DIR", raising=False)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / PICKLE_FILE).touch()
+    assert fetch_mnist() == Path("data")
 
 
 def test_a_truncated_or_altered_download_of_the_pickle_is_refused(mnist_pickle: Path, tmp_path: Path) -> None:
@@ -290,7 +336,7 @@ def serve(folder: Path) -> Iterator[str]:
 def test_mnist_is_downloaded_where_it_is_missing(
     mnist: DigitSplits, mnist_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, data = tmp_path / "mirror", tmp_path / "data"
+    mirror, data = tmp_path / "mirror", tmp_path / "some" / "data"
     mirror.mkdir()
     resources = []
     for name in IDX_FILES_MD5:
