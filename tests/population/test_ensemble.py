@@ -226,13 +226,13 @@ def test_a_population_goes_on_as_it_was_begun(digits: DigitSplits, monkeypatch: 
     members = population([(4,), (5,), (6,)], [1.0], range(5))
     parts = [members[:3], members[3:5], members[5:10], members[10:]]
     said: list[str] = []
-    known = {*members[:4], *members[10:]}
+    known = {*members[:4], *members[5:10]}
     # Of 122 updates an epoch, two slices take 10,004 in 41 epochs; what is left of them would take half.
     found = train_slices(parts, digits, 41, CPU, True, lambda outcome, _: said.append(outcome), lambda _: None, known)
     assert len(list(found)) == 2
     first, second = Recorded.made
     assert (first.asked[0], first.asked[1], first.trained) == ((784, 4, 10), 3, [([members[4]], 41)])
-    assert (second.asked[0], second.asked[1], second.trained) == ((784, 5, 10), 5, [(members[5:10], 41)])
+    assert (second.asked[0], second.asked[1], second.trained) == ((784, 6, 10), 5, [(members[10:], 41)])
     assert said == ["compiled 1", "not compiled, as 5,002 updates are too few to be worth compiling"]
 
 
