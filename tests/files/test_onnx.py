@@ -41,10 +41,18 @@ def test_onnx_answers_as_torch_does(tmp_path: Path, mnist: DigitSplits) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(784, 10), (6, 5, 4, 3)])
-def test_onnx_of_doubles_and_of_other_sizes(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+def test_onnx_of_doubles_and_of_other_sizes(
+    tmp_path: Path, sizes: tuple[int, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     network = network_of(sizes, torch.float64)
     save_network(network, tmp_path / "x.onnx")
+    assert capfd.readouterr() == ("", "")
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    for (value,), name, width in ((graph.input, "images", sizes[0]), (graph.output, "activations", sizes[-1])):
+        batch, last = value.type.tensor_type.shape.dim
+        assert (value.name, batch.dim_param, last.dim_value) == (name, "batch", width)
     images = torch.rand(5, sizes[0], dtype=torch.float64)
     np.testing.assert_allclose(answers(tmp_path / "x.onnx", images), network(images).detach().numpy(), atol=1e-13)
 
