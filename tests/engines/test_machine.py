@@ -20,6 +20,14 @@ from torchdigits.engines.machine import PRECISIONS, find_machine, quiet, torch_s
 from torchdigits.errors import OptionError
 
 
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """A Trainer leaves torch deterministic."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 def settings() -> tuple[object, ...]:
     filled: object = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), filled, torch.get_default_dtype()
@@ -206,15 +214,6 @@ def test_under_torchrun_there_are_as_many_processes_as_it_starts(monkeypatch: py
         find_machine("cpu")
 
 
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    """A Trainer leaves torch deterministic."""
-    before = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-@pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS.items())
 def test_a_trainer_is_of_the_machine_deterministic_and_silent(name: str, precision: machine.Precision) -> None:
     follower = Callback()
@@ -228,7 +227,6 @@ def test_a_trainer_is_of_the_machine_deterministic_and_silent(name: str, precisi
     assert torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.usefixtures("as_before")
 def test_a_trainer_of_two_devices_has_two_processes() -> None:
     assert machine.Machine("cpu", 2, "32").trainer().world_size == 2
 
@@ -239,7 +237,6 @@ def test_a_trainer_of_a_gpu_takes_nothing_else() -> None:
         machine.Machine("gpu", 1, "32").trainer()
 
 
-@pytest.mark.usefixtures("as_before")
 def test_a_trainer_asks_no_other_programs_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment

@@ -72,10 +72,11 @@ def test_the_same_seed_gives_the_same_bits_in_a_new_folder(
     run_script: Run, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    before = torch.are_deterministic_algorithms_enabled()
     for seed, threads in ((1, 1), (1, 2), (2, 1)):
         torch.set_num_threads(threads)
         run_script("train.py", "--dataset", "digits", "--epochs", 2, "--seed", seed, "--output", tmp_path)
-    assert not torch.are_deterministic_algorithms_enabled()  # as it was
+    assert torch.are_deterministic_algorithms_enabled() is before
     first, again, other = (
         load_network(tmp_path / f"digits-784-30-10-eta3-{name}" / "last.ckpt")
         for name in ("seed1-run1", "seed1-run2", "seed2-run1")
@@ -130,6 +131,7 @@ def test_no_hidden_layer_and_several_train_too(run_script: Run, tmp_path: Path) 
 def test_the_compiled_engine_trains_the_same_network(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
     monkeypatch.setitem(compiler._INDUCTOR, "cpp_cache_precompile_headers", False)  # which conftest.py has changed
     options = ("--dataset", "digits", "--epochs", 3, "--precision", 64, "--accelerator", "cpu", "--output", tmp_path)
     eager = run_script("train.py", *options, "--engine", "eager")
@@ -150,7 +152,7 @@ def test_the_compiled_engine_trains_the_same_network(
     assert outcome.out.startswith("Engine: compiled, in ")
     for ours, theirs in zip(load_network(third / "last.ckpt").parameters(), two.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert not torch.are_deterministic_algorithms_enabled()  # as they were
+    assert torch.are_deterministic_algorithms_enabled() is before
     assert torch.get_default_dtype() is torch.float32
 
 
