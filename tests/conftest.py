@@ -122,6 +122,16 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list["Figure"]:
     return figures
 
 
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
 class Outcome(NamedTuple):
     """What a command printed, and its exit status."""
 

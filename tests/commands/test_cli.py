@@ -50,6 +50,7 @@ def test_a_terminal_of_one_column_gets_its_help_too() -> None:
         (["--batch_size", "3"], "--batch_size: no such option; perhaps you meant --batch-size"),
         (["--xyzzy"], "--xyzzy: no such option"),
         (["3"], "3: not expected"),
+        ([""], "'': not expected"),
         (["--epochs", "3.5"], "--epochs: invalid int value: '3.5'"),
         (["--seed", "4294967296"], "seed 4294967296: it must be a whole number from 0 to 4294967295"),
         (["--learning-rate", "0"], "learning rate 0.0: it must be more than 0, and at most 3.4e38"),

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from conftest import Hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils import Bunch
@@ -173,14 +174,6 @@ def test_torchvisions_old_format_is_not_taken_for_mnist(
 def write_pickle(folder: Path, content: object) -> None:
     with gzip.open(folder / PICKLE_FILE, "wb") as file:
         file.write(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
-
-
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.canary),)
 
 
 def arrays(count: int, fill: float) -> tuple[np.ndarray, np.ndarray]:

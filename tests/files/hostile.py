@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import random
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from conftest import Hostile
 from PIL import Image, ImageDraw
 
 from torchdigits import SigmoidMLP
@@ -66,13 +66,9 @@ def code_in_pickles(canary: Path) -> Named:
     """Values that make a folder when Python unpickles them, in every way that a pickle has to call something."""
     path, mkdir = text(str(canary)), b"cos\nmkdir\n"
 
-    class Hostile:
-        def __reduce__(self) -> tuple[object, ...]:
-            return os.mkdir, (str(canary),)
-
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        yield f"__reduce__, protocol {protocol}", pickle.dumps(Hostile(), protocol)[:-1]
-        yield f"in a tuple, protocol {protocol}", pickle.dumps(({"x": [Hostile()]}, 1), protocol)[:-1]
+        yield f"__reduce__, protocol {protocol}", pickle.dumps(Hostile(canary), protocol)[:-1]
+        yield f"in a tuple, protocol {protocol}", pickle.dumps(({"x": [Hostile(canary)]}, 1), protocol)[:-1]
     yield "INST", b"(" + path + b"ios\nmkdir\n"
     yield "OBJ", b"(" + mkdir + path + b"o"
     lazily = b"cbuiltins\nmap\n" + many(mkdir, b"](" + path + b"e")

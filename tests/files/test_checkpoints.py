@@ -1,5 +1,4 @@
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Hostile
 from torch import nn
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
@@ -144,14 +144,6 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path, kind: str) -
     path = save(tmp_path / "x.ckpt", other_programs()[kind])
     with pytest.raises(CheckpointError, match=rf"x\.ckpt is not a checkpoint of DigitClassifier: {SAID.get(kind, '')}"):
         load_network(path)
-
-
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.canary),)
 
 
 @pytest.mark.parametrize("place", ["hyper_parameters", "state_dict", "epoch"])

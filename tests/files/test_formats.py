@@ -1,7 +1,6 @@
 import errno
 import io
 import json
-import os
 import zipfile
 from itertools import cycle, islice, pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from conftest import Hostile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -271,14 +271,6 @@ def test_npz_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
         "no arrays": "it holds 0 arrays",
     }
     assert_one_line(tmp_path / "x.npz", said.get(kind, ""))
-
-
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.canary),)
 
 
 def test_a_hostile_npz_runs_no_code(tmp_path: Path) -> None:

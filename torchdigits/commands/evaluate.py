@@ -15,7 +15,6 @@ from torchdigits.recognition.measuring import measure
 from torchdigits.recognition.recognizer import load_digit_network
 from torchdigits.recognition.report import Subject, write_report
 
-_MOST_EPOCHS = 100_000  # of a run whose curves are drawn
 Curves = tuple[list[dict[str, float]], str]  # the rows of metrics.csv, and the title of their figure
 
 
@@ -73,6 +72,7 @@ def _read_curves(folder: Path) -> Curves | None:
         DataError: it is damaged.
     """
     from torchdigits.training.folder import COLUMNS, METRICS
+    from torchdigits.training.options import MOST_EPOCHS
 
     path, record = folder / METRICS, folder / "run.json"
     if not path.exists():
@@ -80,7 +80,7 @@ def _read_curves(folder: Path) -> Curves | None:
     from torchdigits.training.run import title_of_run  # here, because the import takes seconds
 
     with reading(path, "table of a run", DataError):
-        rows = [{name: float(row[name]) for name in COLUMNS} for row in read_table(path, COLUMNS, _MOST_EPOCHS)]
+        rows = [{name: float(row[name]) for name in COLUMNS} for row in read_table(path, COLUMNS, MOST_EPOCHS)]
         if not rows or [row["epoch"] for row in rows] != [*range(1, len(rows) + 1)]:
             raise ValueError("its epochs are not 1, 2, 3 and so on")
         if not all(0 <= number < 1e6 for row in rows for number in row.values()):

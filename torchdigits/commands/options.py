@@ -64,9 +64,8 @@ def parse(command: Callable[..., Any], words: Sequence[str], program: str, defau
     given, others = parser.parse_known_args(words)
     for word in others:
         known = [option.flag for option in options]
-        raise OptionError(
-            f"{word}: {'no such option' if word.startswith('-') else 'not expected'}{perhaps(word, known)}"
-        )
+        problem = "no such option" if word.startswith("-") else "not expected"
+        raise OptionError(f"{word or repr(word)}: {problem}{perhaps(word, known)}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()}
 
 

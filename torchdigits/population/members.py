@@ -117,8 +117,8 @@ class SweepOptions:
     def __post_init__(self) -> None:
         check_count("seeds", self.seeds)
         check_count("epochs", self.epochs)
-        rows = self.seeds * len(self.learning_rates) * len(self.hidden) * self.epochs
-        check_count("networks times epochs", max(rows, 1), MOST_ROWS)
+        if self.seeds * len(self.learning_rates) * len(self.hidden) * self.epochs > MOST_ROWS:
+            raise OptionError(f"networks times epochs: it must be at most {MOST_ROWS:,}")
         for hidden in {member.hidden for member in self.members()}:
             check_can_be_kept(hidden)
             if len(hidden) > _MOST_HIDDEN:

@@ -27,9 +27,7 @@ from torchdigits.files.reading import read_whole
 
 MOST_BYTES = 2**27  # of a file
 SECONDS = 6  # of a processor for a picture; the largest that are allowed take 3
-MEMORY = (
-    640 * 2**20
-)  # bytes for a picture; the largest that are allowed take less, but for WebP of some 40 million pixels
+MEMORY = 640 * 2**20  # bytes for a picture; the largest that are allowed take less, but for WebP
 
 
 class Workers:

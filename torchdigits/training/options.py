@@ -11,7 +11,7 @@ from torchdigits.errors import OptionError, check_count, check_same_options, rea
 from torchdigits.files.networks import check_can_be_kept
 from torchdigits.sgd import check_learning_rate
 
-_MOST_EPOCHS = 90_000  # of which last.ckpt can keep the record
+MOST_EPOCHS = 90_000  # of which last.ckpt can keep the record
 # These may differ when a run goes on: the rest would make another run of it.
 FREE = ("data_dir", "epochs", "accelerator", "engine")
 
@@ -56,7 +56,7 @@ class TrainOptions:
         object.__setattr__(self, "output", Path(self.output))
         _resolved("--output", self.output)
         object.__setattr__(self, "data_dir", self.data_dir and _resolved("--data-dir", Path(self.data_dir)))
-        check_count("epochs", self.epochs, _MOST_EPOCHS)
+        check_count("epochs", self.epochs, MOST_EPOCHS)
         for name, count in (("batch size", self.batch_size), ("devices", self.devices)):
             check_count(name, count)
         if min(self.hidden, default=1) < 1:

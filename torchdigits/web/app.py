@@ -183,9 +183,7 @@ class _Places:
     def __init__(self, number: int) -> None:
         self._free = number
         self._clients = Counter[str]()  # pictures there or waiting
-        self._waiting: list[
-            tuple[int, int, asyncio.Future[None]]
-        ] = []  # a heap: so many before it, arrival, and a call
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap: its client's, arrival, the call
         self._arrivals = count()
 
     async def acquire(self, client: str) -> None:
@@ -259,15 +257,15 @@ async def _picture_of(request: Request) -> bytes:
 def _describe(recognizer: Recognizer, checkpoint: Path) -> Network:
     network, sha256 = recognizer.network, hashlib.sha256(read_whole(checkpoint, MOST_BYTES)).hexdigest()
     arrays = [parameter.detach().numpy() for parameter in network.parameters()]
-    if (count := sum(array.size for array in arrays)) > MOST_SHOWN:
-        raise CheckpointError(f"{checkpoint} has {count:,} weights and biases; the page shows {MOST_SHOWN:,} at most")
+    if (size := sum(array.size for array in arrays)) > MOST_SHOWN:
+        raise CheckpointError(f"{checkpoint} has {size:,} weights and biases; the page shows {MOST_SHOWN:,} at most")
     # By way of text: the shortest decimal of a float32 is a third as long as that of the same number as a float64.
     numbers = [array.astype(str).astype(float).tolist() for array in arrays]
     return Network(
         file=checkpoint.name,
         sha256=sha256,
         sizes=list(network.sizes),
-        parameters=count,
+        parameters=size,
         precision=str(arrays[0].dtype),
         card=Card(**facts) if (facts := card_facts(sha256)) else None,
         layers=[Layer(weights=w, biases=b) for w, b in zip(numbers[0::2], numbers[1::2], strict=True)],
