@@ -2,8 +2,11 @@
 
 import os
 import platform
+import re
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
@@ -48,6 +51,17 @@ CONTENDERS: dict[str, tuple[str, Callable[[Setting], Run]]] = {
 
 # JAX takes part where it is installed.
 DEFAULT = tuple(name for name in CONTENDERS if not name.startswith("jax") or find_spec("jax"))
+# From the shell: the same, and in all else whole_runs.py; the population's seconds are those of a network and epoch.
+WHOLE_RUNS = {
+    "numpy-example": "the original's way: NumPy, an example at a time",
+    "lightning": "Lightning as its examples show it",
+    "pytorch": "plain PyTorch loop",
+    "jax": "JAX, scan that gathers bytes",
+    "train": "torchdigits train",
+    "jax-vmap": "JAX, vmap of 32 networks, seconds a network and epoch",
+    "sweep": "torchdigits sweep of 32 networks, seconds a network and epoch",
+}
+NETWORKS = 32
 
 
 def benchmark(
@@ -58,6 +72,7 @@ def benchmark(
     dataset: Literal["mnist", "digits"] = "mnist",
     data_dir: Path | None = None,
     accelerator: Literal["cpu", "gpu"] = "cpu",
+    whole: tuple[str, ...] = (),
     json: Path | None = None,
     figure: Path | None = None,
 ) -> None:
@@ -66,6 +81,9 @@ def benchmark(
     All start from the same weights and take mini-batches of 10 at learning rate 3.0. The first epoch of each is not
     counted. The two engines in the Trainer validate and write two checkpoints in each epoch.
 
+    With --whole, programs are timed instead from the shell to the test accuracy, each in a process of its own on all
+    cores, after as many epochs as --epochs says: with nothing kept from before, and twice more.
+
     Args:
         only: contenders: numpy-example, numpy, lightning, pytorch, eager, compiled, compiled-loop, jax, jax-bytes.
         epochs: how many are timed, of each contender.
@@ -73,6 +91,7 @@ def benchmark(
         dataset: mnist, or the small digits that come with scikit-learn.
         data_dir: the folder of MNIST (default: $TORCHDIGITS_DATA_DIR, else data).
         accelerator: where those train that can train on a GPU.
+        whole: programs: numpy-example, lightning, pytorch, jax, train; of 32 networks at once, jax-vmap, sweep.
         json: a file to write all figures to.
         figure: a file to draw the medians in, .png, .svg or .pdf.
 
@@ -80,7 +99,10 @@ def benchmark(
         OptionError: an option that makes no sense, or a contender that cannot run here.
         DataError: the dataset cannot be had.
     """
-    check(only, epochs, threads, json, figure)
+    check(only, whole, epochs, threads, json, figure)
+    if whole:
+        time_whole_runs(whole, epochs, dataset, data_dir, json)
+        return
     cores = pin(threads)
 
     import lightning  # noqa: F401  here, since importing it makes its loggers talkative again
@@ -133,13 +155,69 @@ def measure(setting: Setting, only: tuple[str, ...], epochs: int) -> list[dict[s
     ]
 
 
-def check(only: tuple[str, ...], epochs: int, threads: int, *files: Path | None) -> None:
+def time_whole_runs(
+    names: tuple[str, ...], epochs: int, dataset: str, data_dir: Path | None, json: Path | None
+) -> None:
+    """Time programs in turns: once with nothing kept from before, and twice more."""
+    folder = data_dir or Path(os.environ.get("TORCHDIGITS_DATA_DIR") or "data")
+    rows: dict[str, dict[str, Any]] = {name: {"name": name, "what": WHOLE_RUNS[name], "seconds": []} for name in names}
+    with tempfile.TemporaryDirectory() as place:
+        for _ in range(3):
+            for name, row in rows.items():
+                note(f"running {name}")
+                row["seconds"].append(whole_run(name, epochs, dataset, folder.resolve(), Path(place), row))
+    note("")
+    print(f"{'from the shell to the test accuracy':<64} first, s  again, s  peak, MB  test images")
+    for row in rows.values():
+        first, *again = row["seconds"]
+        print(f"{row['what']:<64} {first:8.3f}  {min(again):8.3f}  {row['peak_mb']:8.0f}  {row['test']}")
+    if json is not None:
+        options = {"epochs": epochs, "dataset": dataset}
+        json.write_text(dumps({"options": options, "rows": [*rows.values()]}, indent=2) + "\n")
+
+
+def whole_run(name: str, epochs: int, dataset: str, folder: Path, place: Path, row: dict[str, Any]) -> float:
+    """Seconds that a program takes; its test images and peak of memory go into the row."""
+    scripts, own = Path(__file__).resolve().parent, place / name
+    own.mkdir(exist_ok=True)
+    if name in {"train", "sweep"}:
+        seeds = ["--seeds", str(NETWORKS)] if name == "sweep" else []
+        options = ["--dataset", dataset, "--data-dir", str(folder), "--epochs", str(epochs), "--accelerator", "cpu"]
+        output = ["--output", str(own / str(time.time_ns())) if seeds else str(own)]
+        command = [str(scripts / f"{name}.py"), *options, *seeds, *output]
+    else:
+        command = [str(scripts / "whole_runs.py"), name, dataset, str(folder), str(epochs)]
+    environment = os.environ | {"XDG_CACHE_HOME": str(own), "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor")}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=own,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
+    if status:
+        raise OptionError(f"{name} cannot run here: choose others with --whole")
+    row["peak_mb"] = max(row.get("peak_mb", 0), usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    found = re.search(r"^Test: (.*?)(?: with|$)", printed, re.MULTILINE)
+    row["test"] = found[1] if found else ""
+    return took / (NETWORKS * epochs) if name in {"jax-vmap", "sweep"} else took
+
+
+def check(only: tuple[str, ...], whole: tuple[str, ...], epochs: int, threads: int, *files: Path | None) -> None:
     """Refuse what cannot be done before anything takes time."""
-    unknown = [name for name in only if name not in CONTENDERS]
-    if unknown or not only:
-        raise OptionError(f"{' '.join(('--only', *unknown))}: choose from {' '.join(CONTENDERS)}")
-    if len(set(only)) < len(only):
-        raise OptionError(f"--only {' '.join(only)}: each may be named once")
+    for option, names, known in (("--only", only, [*CONTENDERS]), ("--whole", whole, [*WHOLE_RUNS])):
+        unknown = [name for name in names if name not in known]
+        if unknown or (option == "--only" and not only):
+            raise OptionError(f"{' '.join((option, *unknown))}: choose from {' '.join(known)}")
+        if len(set(names)) < len(names):
+            raise OptionError(f"{option} {' '.join(names)}: each may be named once")
     for name, value in (("epochs", epochs), ("threads", threads)):
         if value < 1:
             raise OptionError(f"--{name} {value}: it must be 1 or more")
@@ -166,7 +244,7 @@ def start(name: str, setting: Setting) -> Run:
     from torchdigits.errors import root_cause
 
     note(f"starting {name}")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=setting.folder)
+    os.environ["XDG_CACHE_HOME"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=setting.folder)
     try:
         return CONTENDERS[name][1](setting)
     except Exception as error:

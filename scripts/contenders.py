@@ -147,6 +147,7 @@ def engine(setting: Setting, *, compiled: bool) -> Run:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule
+    from torchdigits.data.batches import Blocks
     from torchdigits.engines.choice import BLOCK_SIZE
 
     kind = CompiledDigitClassifier if compiled else DigitClassifier
@@ -156,9 +157,8 @@ def engine(setting: Setting, *, compiled: bool) -> Run:
     compile_seconds = None
     if isinstance(classifier, CompiledDigitClassifier):
         classifier.to(setting.device)
-        images, labels = next(iter(module.train_dataloader()))
-        block = images.to(setting.device), labels.to(setting.device)
-        compile_seconds = seconds(setting, lambda: classifier.train_block(parameters_of(classifier.network), block))
+        first = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE).first()
+        compile_seconds = seconds(setting, lambda: classifier.compile_for(first))
     best = ModelCheckpoint(setting.folder, f"{kind.__name__}-best", monitor="validation_accuracy", mode="max")
     last = ModelCheckpoint(setting.folder, f"{kind.__name__}-last", enable_version_counter=False)
     fit = trainer(setting, [best, last])
@@ -169,29 +169,24 @@ def compiled_loop(setting: Setting) -> Run:
     """The compiled engine's blocks without the Trainer: nothing but the updates."""
     import torch
 
+    from torchdigits import CompiledDigitClassifier
     from torchdigits.data.batches import Blocks
     from torchdigits.engines.choice import BLOCK_SIZE
-    from torchdigits.engines.compiler import compiled_sgd, sgd_loop, sgd_update
 
-    network = deepcopy(setting.network).to(setting.device)
-    update = partial(sgd_update, network, LEARNING_RATE)
-    train = compiled_sgd(update, torch.device(setting.device))
+    classifier = CompiledDigitClassifier(setting.network.sizes, LEARNING_RATE)
+    classifier.network.load_state_dict(setting.network.state_dict())
+    classifier.to(setting.device)
     blocks = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE)
-    first = next(iter(blocks))
-    parameters = parameters_of(network)
+    parameters = parameters_of(classifier.network)
 
     @torch.no_grad()
     def epoch(number: int) -> None:
         nonlocal parameters
         blocks.set_epoch(number)
         for block in blocks:
-            if block[0].shape == first[0].shape:
-                parameters, _ = train(parameters, block)
-            else:
-                parameters, _ = sgd_loop(update, parameters, block)
+            parameters, _ = classifier.train_block(parameters, block)
 
-    with torch.no_grad():
-        compile_seconds = seconds(setting, lambda: train(parameters, first))
+    compile_seconds = seconds(setting, lambda: classifier.compile_for(blocks.first()))
     return Run(epoch, lambda: [value.cpu().numpy() for value in parameters.values()], compile_seconds)
 
 

@@ -1,12 +1,15 @@
+import atexit
 import os
 import runpy
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadScopeScheduling
 
 from torchdigits.data.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
-from torchdigits.engines import compiler
+from torchdigits.engines import choice, compiled
+from torchdigits.engines.compiler import Train, Update, sgd_loop
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -26,13 +30,34 @@ ROOT = Path(__file__).parent.parent
 # One thread: the tests' matrices are small, and several threads are slower on them, many times so on a busy machine.
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
-# Compiling C++ is mostly reading torch's headers. Here, where much is compiled, it pays to prepare them, for which
-# torch wants openssl; test_train.py compiles as for a user.
-compiler._INDUCTOR["cpp_cache_precompile_headers"] = shutil.which("openssl") is not None
+# What is compiled is kept for these tests alone, and for all of them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="torchdigits-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # What a shell runs in the background ignores Ctrl-C, and so would the processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["no_proxy"] = "127.0.0.1"  # where the tests have servers
+
+
+class Uncompiled:
+    """Stands in for `Building`: blocks are trained uncompiled, which gives the same (see test_compiler.py)."""
+
+    kept, problem, seconds = False, "", 3.14
+
+    def __init__(self, update: Update, *_: object) -> None:
+        self.update = update
+
+    def library(self) -> Train:
+        return partial(sgd_loop, self.update)
+
+    def stop(self) -> None:
+        pass
+
+
+def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "Building", Uncompiled)
+    monkeypatch.setattr(compiled, "Building", Uncompiled)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

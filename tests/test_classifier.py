@@ -2,19 +2,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, leave_uncompiled
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule, quadratic_cost
 from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines import compiler
 from torchdigits.errors import OptionError
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
@@ -158,11 +156,7 @@ ENGINES = {"eager": (DigitClassifier, None), "compiled": (CompiledDigitClassifie
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are trained uncompiled, which gives the same (see tests/engines/test_compiler.py)."""
-    monkeypatch.setattr(
-        "torchdigits.engines.compiled.compiled_sgd",
-        lambda update, device: partial(compiler.sgd_loop, update),
-    )
+    leave_uncompiled(monkeypatch)
 
 
 def fit(engine: str, folder: Path, epochs: int, digits: DigitSplits, resumed: Path | None = None) -> L.Trainer:

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP, quadratic_cost
 from torchdigits.sgd import check_learning_rate
 
@@ -14,7 +15,8 @@ from torchdigits.sgd import check_learning_rate
 class DigitClassifier(L.LightningModule):
     """A SigmoidMLP that learns by plain stochastic gradient descent on the quadratic cost.
 
-    A batch is a pair: images `(m, 784)`, floats in [0, 1], and labels `(m,)`, int64. Logged once an epoch, as means
+    A batch is a pair: images `(m, 784)` or `(m, 1, 28, 28)`, floats in [0, 1], and labels `(m,)`, int64. Logged once an
+    epoch, or what a Trainer makes one by `max_steps` and its like, as means
     over its examples: `training_cost`, `training_accuracy`, and the same for validation and test. Those of training are
     of the outputs that the updates were computed from.
 
@@ -35,8 +37,16 @@ class DigitClassifier(L.LightningModule):
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Activations of the output layer `(N, 10)` for images `(N, 784)`."""
-        activations: Tensor = self.network(images)
+        """Activations of the output layer `(N, 10)` for images `(N, 784)` or `(N, 1, 28, 28)`, floats in [0, 1].
+
+        Raises:
+            OptionError: the images are bytes.
+        """
+        if not images.is_floating_point():
+            raise OptionError(
+                f"images of {str(images.dtype)[6:]}: divide them by 255, so that they are floats in [0, 1]"
+            )
+        activations: Tensor = self.network(images.flatten(1) if images.dim() > 2 else images)
         return activations
 
     def setup(self, stage: str) -> None:
@@ -59,9 +69,12 @@ class DigitClassifier(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Once an epoch: logging every step would take longer than the steps, which are this small.
-        if self.trainer.is_last_batch:
-            activations, labels = zip(*self._outputs, strict=True)
-            self._log_means("training", torch.cat(activations), torch.cat(labels))
+        if self.trainer.is_last_batch or 0 < self.trainer.max_steps <= self.trainer.global_step:
+            self._log_training()
+
+    def on_train_epoch_end(self) -> None:
+        if self._outputs:  # what ended the epoch was neither its last batch nor max_steps
+            self._log_training()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -75,6 +88,11 @@ class DigitClassifier(L.LightningModule):
         """Activations of the output layer `(N, 10)`; a batch is images, with or without their labels."""
         activations: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
         return activations
+
+    def _log_training(self) -> None:
+        activations, labels = zip(*self._outputs, strict=True)
+        self._outputs.clear()
+        self._log_means("training", torch.cat(activations), torch.cat(labels))
 
     def _log_means(self, split: str, activations: Tensor, labels: Tensor) -> None:
         cost = quadratic_cost(activations, labels)

@@ -73,7 +73,9 @@ def test_what_is_trained_on_lies_on_the_trainers_device() -> None:
         module = DigitsDataModule(DigitSplits(part, part, part), batch_size=5, block_size=block_size)
         assert module.train_dataloader().digits.images.device == torch.device("cpu")
         strategy = SimpleNamespace(root_device=torch.device("meta"))  # as any other but the CPU
-        module.trainer = SimpleNamespace(precision="32-true", strategy=strategy, global_rank=0, world_size=1)  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(  # type: ignore[assignment]
+            precision="32-true", strategy=strategy, global_rank=0, world_size=1, limit_train_batches=1.0
+        )
         assert {tensor.device.type for tensor in module.train_dataloader().digits} == {"meta"}
 
 

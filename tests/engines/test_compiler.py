@@ -1,4 +1,3 @@
-import sys
 from functools import partial
 
 import numpy as np
@@ -7,6 +6,7 @@ import torch
 
 from torchdigits import SigmoidMLP, sgd
 from torchdigits.engines import compiler
+from torchdigits.engines.library import Building
 from torchdigits.proof.gradients import reference_of, relative_error
 from torchdigits.proof.reference import columns, one_hot
 
@@ -15,6 +15,10 @@ def random_block(sizes: tuple[int, ...], mini_batches: int, m: int, device: str 
     generator = torch.Generator().manual_seed(7)
     images = torch.randint(256, (mini_batches, m, sizes[0]), generator=generator, dtype=torch.uint8)
     return images.to(device), torch.randint(sizes[-1], (mini_batches, m), generator=generator).to(device)
+
+
+def rate(learning_rate: float, dtype: torch.dtype = torch.float32, device: str = "cpu") -> compiler.Held:
+    return (torch.tensor(learning_rate, dtype=dtype, device=device),)
 
 
 def parameters_of(network: SigmoidMLP) -> sgd.Parameters:
@@ -41,27 +45,24 @@ def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
 # Mini-batches and layers on both sides of the sizes at which products are written out.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "m", "learning_rates", "dtype", "tolerance"),
+    ("sizes", "m", "dtype", "tolerance"),
     [
-        ((80, 17, 16, 4), 17, [3.0], torch.float64, 1e-13),
-        # One after the other, so that the second would show what the first left cached.
-        ((80, 10), 1, [0.5, 3.0], torch.float64, 1e-13),
-        ((784, 30, 10), 10, [3.0], torch.float32, 1e-5),
+        ((80, 17, 16, 4), 17, torch.float64, 1e-13),
+        ((80, 10), 1, torch.float64, 1e-13),
+        ((784, 30, 10), 10, torch.float32, 1e-5),
     ],
 )
-def test_a_compiled_block_is_its_updates(
-    sizes: tuple[int, ...], m: int, learning_rates: list[float], dtype: torch.dtype, tolerance: float
-) -> None:
+def test_a_compiled_block_is_its_updates(sizes: tuple[int, ...], m: int, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(3)
     network = SigmoidMLP(sizes).to(dtype)
-    block = random_block(sizes, 12, m)
+    block, update = random_block(sizes, 12, m), compiler.NetworkUpdate(sizes)
+    train = Building(update, parameters_of(network), block, rate(1.0, dtype)).library()
     with torch.no_grad():
-        for learning_rate in learning_rates:
-            update = partial(compiler.sgd_update, network, learning_rate)
-            expected, expected_activations = compiler.sgd_loop(update, parameters_of(network), block)
-            train = compiler.compiled_sgd(update, torch.device("cpu"))
+        for learning_rate in (0.5, 3.0):
+            held = rate(learning_rate, dtype)
+            expected, expected_activations = compiler.sgd_loop(update, parameters_of(network), block, held)
             for _ in range(2):
-                updated, activations = train(parameters_of(network), block)
+                updated, activations = train(parameters_of(network), block, held)
                 assert activations.shape == (12, m, sizes[-1])
                 assert relative_error(activations, expected_activations) < tolerance
                 for name, value in expected.items():
@@ -86,7 +87,7 @@ def test_products_written_out_are_products(networks: tuple[int, ...], m: int, k:
         np.testing.assert_allclose(compiler._product_and_sum(*tensors), left @ right + bias, rtol=0, atol=1e-13)
 
 
-def test_more_than_eight_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_eight_updates_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight is how often torch compiles the same code anew."""
     compiled = []
 
@@ -94,18 +95,14 @@ def test_more_than_eight_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatc
         compiled.append(graph)
         return graph
 
-    monkeypatch.setattr(compiler, "_inductor", uncompiled)
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", partial(torch_compile, backend=uncompiled))
     for neurons in range(1, 10):
         network = SigmoidMLP((5, neurons, 3))
-        update = partial(compiler.sgd_update, network, 1.0)
-        compiler.compiled_sgd(update, torch.device("cpu"))(parameters_of(network), random_block((5, 3), 2, 2))
+        captured = compiler.CapturedBlock(compiler.NetworkUpdate((5, neurons, 3)))
+        first = tuple(tensor[0] for tensor in random_block((5, 3), 2, 2))
+        captured._update(parameters_of(network), first, rate(1.0))
     assert len(compiled) == 9
-
-
-def test_a_torch_without_scan_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch._higher_order_ops", None)
-    with pytest.raises(ImportError):
-        compiler.compiled_sgd(partial(compiler.sgd_update, SigmoidMLP(), 3.0), torch.device("cpu"))
 
 
 @pytest.mark.gpu
@@ -114,14 +111,14 @@ def test_a_captured_block_is_its_updates(dtype: torch.dtype, tolerance: float) -
     torch.manual_seed(3)
     network = SigmoidMLP().to("cuda", dtype)
     block = random_block((784, 30, 10), 50, 10, "cuda")
-    update = partial(compiler.sgd_update, network, 3.0)
-    train = compiler.compiled_sgd(update, torch.device("cuda"))
+    update, held = compiler.NetworkUpdate((784, 30, 10)), rate(3.0, dtype, "cuda")
+    train = compiler.CapturedBlock(update)
     expected, loop = parameters_of(network), partial(compiler.sgd_loop, update)
     updated = parameters_of(network)
     with torch.no_grad():
         for _ in range(2):
-            expected, expected_activations = loop(expected, block)
-            updated, activations = train(updated, block)
+            expected, expected_activations = loop(expected, block, held)
+            updated, activations = train(updated, block, held)
             assert relative_error(activations.cpu(), expected_activations.cpu()) < tolerance
             for name, value in expected.items():
                 assert relative_error(updated[name].cpu(), value.cpu()) < tolerance, name

@@ -19,7 +19,8 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: asked.append(cores))
     for variable in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM"):
         monkeypatch.setenv(f"{variable}_NUM_THREADS", "1")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, os.environ.get(variable, ""))
     return asked
 
 

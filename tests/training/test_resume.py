@@ -13,19 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from conftest import ROOT, Outcome, assert_one_line_error
+from conftest import ROOT, Outcome, assert_one_line_error, leave_uncompiled
 
 from torchdigits import load_network
 from torchdigits.classifier import DigitClassifier
 from torchdigits.data.datasets import Digits, DigitSplits
-from torchdigits.engines import compiled, compiler
 from torchdigits.files.writing import locked
 from torchdigits.network import quadratic_cost
 from torchdigits.training import run
@@ -81,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     output = tmp_path_factory.mktemp("runs")
     different: dict[str, dict[str, Any]] = {"eager": {}, "compiled": {"engine": "compiled"}, "begun": {"epochs": 2}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "compiled_sgd", uncompiled)
+        leave_uncompiled(patch)
         return {name: train(OPTIONS | options | {"output": output / name}) for name, options in different.items()}
 
 
@@ -91,19 +89,14 @@ def begun(runs: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(runs["begun"], tmp_path / "begun"))
 
 
-def uncompiled(update: Any, device: torch.device) -> Any:
-    """Blocks are trained uncompiled, which gives the same (see tests/engines/test_compiler.py)."""
-    return partial(compiler.sgd_loop, update)
-
-
 @pytest.fixture
 def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchdigits.engines.compiled.compiled_sgd", uncompiled)
+    leave_uncompiled(monkeypatch)
 
 
 def train_apart(options: dict[str, Any], folder: Path | None) -> None:
     """What a process does that will be killed: begin a run, or go on with the one in a folder."""
-    compiled.compiled_sgd = uncompiled  # type: ignore[attr-defined]
+    leave_uncompiled(pytest.MonkeyPatch())
     torch.set_num_threads(1)
     with Path(os.devnull).open("w") as nowhere:
         sys.stdout = nowhere
@@ -402,7 +395,7 @@ def test_a_resumed_run_that_is_interrupted_early_says_how_to_go_on(
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("torchdigits.training.run.choose_engine", interrupt)
+    monkeypatch.setattr("torchdigits.training.run.EngineChoice", interrupt)
     options = ("--resume", begun, "--epochs", 9, "--data-dir", "somewhere")
     monkeypatch.chdir(tmp_path)
     outcome = run_script("train.py", *options)

@@ -1,6 +1,7 @@
 """The order of an epoch, and its mini-batches from memory, one at a time or in blocks."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class MiniBatches:
         self.batch_size, self.seed, self.dtype = min(batch_size, len(digits.labels)), seed, dtype
         self.process, self.processes = process, processes
         self.epoch = 0
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     batch_sampler = None
 
@@ -81,6 +83,14 @@ class MiniBatches:
         return -(-len(self.digits.labels) // (self.batch_size * self.processes))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.seed is not None:
+            yield from self._converted()
+            return
+        if not self._kept:  # as floats, since the same are asked for after every epoch
+            self._kept = [*self._converted()]
+        yield from self._kept
+
+    def _converted(self) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in torch.split(self._order(), self.batch_size * self.processes):
             mine = chosen.tensor_split(self.processes)[self.process] if self.processes > 1 else chosen
             images, labels = (part.index_select(0, mine) for part in self.digits)
@@ -98,18 +108,43 @@ class Blocks(MiniBatches):
     Args:
         digits, batch_size, seed, device: as for `MiniBatches`.
         block_size: mini-batches in a block, at most; see `blocks_of`.
+        most: mini-batches in an epoch, at most.
     """
 
     def __init__(
-        self, digits: Digits, batch_size: int, seed: int | None, device: torch.device | str, block_size: int
+        self,
+        digits: Digits,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device | str,
+        block_size: int,
+        most: int | None = None,
     ) -> None:
         super().__init__(digits, batch_size, seed, device)
         self.block_size = block_size
+        self.examples = len(digits.labels) if most is None else min(len(digits.labels), most * self.batch_size)
 
     def __len__(self) -> int:
-        return len(blocks_of(self.digits.labels, self.batch_size, self.block_size))
+        return len(blocks_of(self.digits.labels[: self.examples], self.batch_size, self.block_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in blocks_of(self._order(), self.batch_size, self.block_size):
-            images, labels = (part.index_select(0, chosen.flatten()) for part in self.digits)
-            yield images.view(*chosen.shape, -1), labels.view(chosen.shape)
+        """A block is gathered while the one before it is trained on."""
+        blocks = self._places()
+        with ThreadPoolExecutor(1) as beside:
+            coming = beside.submit(self._gather, blocks[0])
+            for following in [*blocks[1:], None]:
+                block = coming.result()
+                if following is not None:
+                    coming = beside.submit(self._gather, following)
+                yield block
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The first block."""
+        return self._gather(self._places()[0])
+
+    def _places(self) -> list[Tensor]:
+        return blocks_of(self._order()[: self.examples], self.batch_size, self.block_size)
+
+    def _gather(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = (part.index_select(0, chosen.flatten()) for part in self.digits)
+        return images.view(*chosen.shape, -1), labels.view(chosen.shape)

@@ -54,8 +54,11 @@ class DigitsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> MiniBatches:
         if self.block_size is not None:
-            device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
-            return Blocks(self.splits.training, self.batch_size, self.seed, device, self.block_size)
+            device, most = torch.device("cpu"), None
+            if self.trainer is not None:
+                device, limit = self.trainer.strategy.root_device, self.trainer.limit_train_batches
+                most = limit if isinstance(limit, int) else None  # mini-batches, of which Lightning would count blocks
+            return Blocks(self.splits.training, self.batch_size, self.seed, device, self.block_size, most)
         return self._mini_batches("training", self.batch_size, self.seed)
 
     def val_dataloader(self) -> MiniBatches:

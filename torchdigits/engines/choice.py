@@ -1,23 +1,30 @@
 """Which engine trains a run, and why."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+
+from torchdigits.data.batches import Blocks
+from torchdigits.engines.check import WrongUpdatesError
+from torchdigits.engines.compiler import NetworkUpdate
+from torchdigits.engines.library import BuildError, Building
+from torchdigits.engines.machine import PRECISIONS
 from torchdigits.errors import OptionError, root_cause
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from torchdigits.classifier import DigitClassifier
     from torchdigits.data.datasets import Digits
-    from torchdigits.engines.compiled import CompiledDigitClassifier
     from torchdigits.engines.machine import Machine
 
-# Updates of a run from which on compiling pays: it takes 3 to 12 s, and an update of the eager engine 1 ms.
+# Updates of a run from which on compiling pays: it takes 10 s at most, and an update of the eager engine 1 ms.
 UPDATES_WORTH_COMPILING = 10_000
-# Mini-batches in a compiled block. MNIST has 5,000 in an epoch: blocks of 250 took 3 % longer, and of 2,500 13 %.
-BLOCK_SIZE = 500
+# Mini-batches in a compiled block. MNIST has 5,000 in an epoch: blocks of 500 are no faster, and before the first
+# update a block is trained uncompiled too, as a check.
+BLOCK_SIZE = 250
 _PRODUCTS_A_SECOND = 8 * 10**9  # of a core: an update of the original's network takes 25 to 35 us
 
 
@@ -49,65 +56,103 @@ def too_few(updates: int) -> str:
     return f"as {updates:,} updates are too few to be worth compiling"
 
 
-def products_of(network: "nn.Module", batch_size: int) -> int:
-    """Multiplications of a mini-batch with all weights."""
-    return batch_size * sum(parameter.numel() for parameter in network.parameters())
+def products_of(sizes: Sequence[int], batch_size: int) -> int:
+    """Multiplications of a mini-batch with all weights and biases of a network."""
+    return batch_size * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
-def choose_engine(
-    wanted: str,
-    classifier: "DigitClassifier",
-    training: "Digits",
-    batch_size: int,
-    epochs: int,
-    machine: "Machine",
-    block_size: int | None = None,
-) -> "tuple[DigitClassifier, Engine]":
-    """The classifier on the engine that was asked for, already compiled, or on the one that suits; and which, and why.
+class EngineChoice:
+    """Which engine will train a run. If it is the compiled one, a process begins to compile at once.
 
     Args:
         wanted: `eager`, `compiled`, or `auto`.
-        classifier: on the eager engine.
+        sizes: neurons in each layer, the inputs first.
         training: the examples.
-        batch_size, epochs: of the run.
+        batch_size, epochs, seed: of the run.
         machine: where it trains.
+        threads: of the CPU.
         block_size: mini-batches in a compiled block, at most. Default: BLOCK_SIZE, or fewer where that would take more
             than a second, as Ctrl-C is heard between blocks.
 
     Raises:
         OptionError: the compiled engine was asked for, and cannot be had.
     """
-    updates, obstacle = epochs * -(-len(training.labels) // batch_size), machine.obstacle_to_compiling
-    if wanted == "auto" and not obstacle and not worth_compiling(updates):
-        return classifier, Engine("eager", too_few(updates))
-    if wanted == "eager":
-        return classifier, Engine("eager")
-    if not obstacle:
-        start = time.perf_counter()
-        size = block_size or min(BLOCK_SIZE, max(1, _PRODUCTS_A_SECOND // products_of(classifier, batch_size)))
+
+    def __init__(
+        self,
+        wanted: str,
+        sizes: Sequence[int],
+        training: "Digits",
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        machine: "Machine",
+        threads: int,
+        block_size: int | None = None,
+    ) -> None:
+        self.wanted, self.machine = wanted, machine
+        self._building: Building | None = None
+        self._obstacle, self._engine = machine.obstacle_to_compiling, Engine("eager")
+        updates = epochs * -(-len(training.labels) // batch_size)
+        if wanted == "auto" and not self._obstacle and not worth_compiling(updates):
+            self._engine = Engine("eager", too_few(updates))
+        elif wanted != "eager" and self._obstacle:
+            self._engine = self._instead(self._obstacle)
+        elif wanted != "eager":
+            size = block_size or min(BLOCK_SIZE, max(1, _PRODUCTS_A_SECOND // products_of(sizes, batch_size)))
+            self._engine = Engine("compiled", "", size)
+            self._blocks = Blocks(training, batch_size, seed, machine.device, size)
+            if machine.device.type == "cpu":
+                self._begin(tuple(sizes), threads)
+
+    def _begin(self, sizes: tuple[int, ...], threads: int) -> None:
+        dtype = PRECISIONS[self.machine.precision].dtype
+        update = NetworkUpdate(sizes)
+        held = (torch.empty((), dtype=dtype),)
         try:
-            compiled = _compiled(classifier, training, batch_size, machine, size)
+            self._building = Building(update, update.parameters(dtype), self._blocks.first(), held, threads)
+        except BuildError as error:
+            self._engine = self._instead(f"torch could not compile: {error}")
+
+    def apply(self, classifier: "DigitClassifier") -> "tuple[DigitClassifier, Engine]":
+        """The classifier on the engine, compiled and checked; and which engine it is, and why.
+
+        Args:
+            classifier: on the eager engine.
+
+        Raises:
+            OptionError: the compiled engine was asked for, and cannot be had.
+        """
+        if self._engine.name == "eager":
+            return classifier, self._engine
+        from torchdigits.engines.compiled import CompiledDigitClassifier
+
+        start, building = time.perf_counter(), self._building
+        compiled = CompiledDigitClassifier(classifier.network.sizes, classifier.learning_rate)
+        compiled.load_state_dict(classifier.state_dict())
+        compiled.to(self.machine.device, PRECISIONS[self.machine.precision].dtype)
+        try:
+            compiled.compile_for(self._blocks.first(), building)
+        except WrongUpdatesError as error:
+            return classifier, self._instead(f"compiled for this machine, it is wrong: {error}")
         except Exception as error:  # whatever it is, the eager engine can do without
-            obstacle = f"torch could not compile: {root_cause(error)}"
-        else:
-            return compiled, Engine("compiled", f"in {time.perf_counter() - start:.1f} s", size)
-    if wanted == "compiled":
-        raise OptionError(f"--engine compiled: {obstacle}; use --engine eager")
-    return classifier, Engine("eager", f"not compiled: {obstacle}")
+            why = str(error) if isinstance(error, BuildError) else root_cause(error)
+            return classifier, self._instead(f"torch could not compile: {why}")
+        finally:
+            self.close()
+        took = "from the cache"
+        if building is None or not building.kept:
+            took = f"in {time.perf_counter() - start if building is None else building.seconds:.1f} s"
+            if building is not None and building.problem:
+                took += f"; it could not be kept for the next time: {building.problem}"
+        return compiled, replace(self._engine, why=took)
 
+    def close(self) -> None:
+        """End the process that compiles, if it still does."""
+        if self._building is not None:
+            self._building.stop()
 
-def _compiled(
-    classifier: "DigitClassifier", training: "Digits", batch_size: int, machine: "Machine", block_size: int
-) -> "CompiledDigitClassifier":
-    """The same network on the compiled engine, after its compilation on the machine's device."""
-
-    from torchdigits.data.batches import Blocks
-    from torchdigits.engines.compiled import CompiledDigitClassifier
-
-    compiled = CompiledDigitClassifier(classifier.network.sizes, classifier.learning_rate)
-    compiled.load_state_dict(classifier.state_dict())
-    compiled.to(machine.device)
-    block = next(iter(Blocks(training, batch_size, None, machine.device, block_size)))
-    parameters = {name: parameter.detach() for name, parameter in compiled.network.named_parameters()}
-    compiled.train_block(parameters, block)
-    return compiled
+    def _instead(self, obstacle: str) -> Engine:
+        if self.wanted == "compiled":
+            raise OptionError(f"--engine compiled: {obstacle}; use --engine eager")
+        return Engine("eager", f"not compiled: {obstacle}")

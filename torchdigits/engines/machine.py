@@ -117,6 +117,14 @@ class Machine:
         return torch_settings(products, PRECISIONS[self.precision].dtype, threads)
 
 
+def threads_for(products: int, threads: int | None = None) -> int:
+    """Threads of the CPU that suit mini-batches of so many products: see `torch_settings`."""
+    if products < _PRODUCTS_WORTH_THREADS:
+        return 1
+    wanted = torch.get_num_threads() if threads is None else threads
+    return wanted if wanted <= (os.cpu_count() or 1) else torch.get_num_threads()
+
+
 def find_machine(accelerator: str = "auto", devices: int = 1, precision: str = "32") -> Machine:
     """The machine that was asked for.
 
@@ -179,10 +187,7 @@ def torch_settings(products: int, dtype: torch.dtype, threads: int | None = None
     memory: Any = torch.utils.deterministic
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled, default_dtype = memory.fill_uninitialized_memory, torch.get_default_dtype()
-    if products < _PRODUCTS_WORTH_THREADS:
-        torch.set_num_threads(1)
-    elif threads is not None and threads <= (os.cpu_count() or 1):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads_for(products, threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Lightning sets it too, but only with the Trainer
     torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False

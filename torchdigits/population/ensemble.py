@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +12,10 @@ from torch.func import vmap
 
 from torchdigits.data.batches import blocks_of, epoch_order
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.engines.check import WrongUpdatesError, check_updates
 from torchdigits.engines.choice import BLOCK_SIZE
-from torchdigits.engines.compiler import Block, Train, compiled_sgd, sgd_loop
+from torchdigits.engines.compiler import Block, CapturedBlock, Held, Train, layers_without_numbers, sgd_loop
+from torchdigits.engines.library import BuildError, Building
 from torchdigits.errors import root_cause
 from torchdigits.network import SigmoidMLP
 from torchdigits.population.members import Member, Row
@@ -22,8 +23,6 @@ from torchdigits.sgd import Parameters, sgd_step
 
 LOST = 0.5  # recall under which a digit counts as lost
 IMAGES_AT_ONCE = 500  # when they are measured
-_RATES = "learning_rates"  # beside the stacked parameters
-
 
 _generator = threading.Lock()  # torch's, from which first weights are drawn, is one for all threads
 
@@ -70,20 +69,33 @@ class Ensemble:
             (_floats(part.images, dtype).to(device), part.labels.to(device)) for part in splits
         )
         self._device, self._dtype, self._examples = device, dtype, len(splits.training.labels)
-        self._network = self._without_numbers()
         self._compiled: tuple[torch.Size, Train] | None = None
 
     @torch.no_grad()
-    def compile(self) -> str:
-        """Compile the updates, if torch can here; whether it could, and why not."""
-        members = [Member(self.sizes[1:-1], 1.0, 0)] * self.count  # a copy, trained for a block and thrown away
-        block = self._blocks(members, 0)[0].to(self._device)
+    def compile(self, callers: int = 1) -> str:
+        """Compile the updates, if torch can here, and check them on a first block; whether it could, and why not.
+
+        Args:
+            callers: threads that will train at once.
+        """
+        filled, update = [Member(self.sizes[1:-1], 3.0, seed) for seed in range(self.count)], EnsembleUpdate(self.sizes)
+        parameters, held = self._first_parameters(filled), self._held(filled)
+        block = (self._blocks(filled, 0)[0].to(self._device),)
+        train: Train
         try:
-            train = compiled_sgd(partial(_update_each, self._network, *self._training), self._device)
-            train(self._first_parameters(members), (block,))
+            if self._device.type == "cuda":
+                train = CapturedBlock(update)
+            else:
+                threads = torch.get_num_threads()
+                train = Building(update, parameters, block, held, threads, callers).library()
+            check_updates(train, partial(sgd_loop, update), parameters, block, held)
+        except WrongUpdatesError as error:
+            return f"not compiled, as it is wrong on this machine: {error}"
+        except BuildError as error:
+            return f"not compiled, as torch could not: {error}"
         except Exception as error:  # whatever it is, the networks can be trained without
             return f"not compiled, as torch could not: {root_cause(error)}"
-        self._compiled = block.shape, train
+        self._compiled = block[0].shape, train
         return "compiled"
 
     @torch.no_grad()
@@ -97,11 +109,9 @@ class Ensemble:
             epochs: passes over the training images.
             after_block: is told how many epochs have been passed, in parts too; may raise, to stop.
         """
-        filled = [*members, *[members[0]] * (self.count - len(members))]
-        parameters = self._first_parameters(filled)
-        # Of its own, for functional_call changes its network for a moment, and other threads may be about it too.
-        network = deepcopy(self._network)
-        update = partial(_update_each, network, *self._training)
+        filled = self._filled(members)
+        parameters, held = self._first_parameters(filled), self._held(filled)
+        update = EnsembleUpdate(self.sizes)  # of its own, as other threads have theirs
         rows: list[Row] = []
         most, best, best_network = -1, None, None
         for epoch in range(epochs):
@@ -109,9 +119,9 @@ class Ensemble:
             for places in self._blocks(filled, epoch):
                 block = places.to(self._device)
                 if self._compiled is not None and block.shape == self._compiled[0]:
-                    parameters, _ = self._compiled[1](parameters, (block,))
+                    parameters, _ = self._compiled[1](parameters, (block,), held)
                 else:
-                    parameters, _ = sgd_loop(update, parameters, (block,))
+                    parameters, _ = sgd_loop(update, parameters, (block,), held)
                 passed += block.shape[0] * block.shape[2]
                 after_block(epoch + passed / self._examples)
             measured = self._measure(members, epoch + 1, parameters)
@@ -121,23 +131,25 @@ class Ensemble:
                     most, best, best_network = row.validation_correct, row, self._network_of(parameters, place)
         return Trained(rows, [self._network_of(parameters, place) for place in range(len(members))], best, best_network)
 
-    def _without_numbers(self) -> SigmoidMLP:
-        """The layers, for parameters that come from elsewhere."""
-        with torch.device("meta"):
-            return SigmoidMLP(self.sizes)
+    def _filled(self, members: Sequence[Member]) -> list[Member]:
+        return [*members, *[members[0]] * (self.count - len(members))]
+
+    def _held(self, members: Sequence[Member]) -> Held:
+        """What `EnsembleUpdate` holds: the learning rates, and all training examples."""
+        rates = torch.tensor([member.learning_rate for member in members], dtype=torch.float64)
+        return rates.to(self._dtype).to(self._device), *self._training
 
     def _network_of(self, parameters: Parameters, place: int) -> SigmoidMLP:
         """A copy of one of the networks, on the CPU."""
-        network = self._without_numbers()
-        state = {name: value[place].to("cpu", copy=True) for name, value in _weights(parameters).items()}
+        network = layers_without_numbers(self.sizes)
+        state = {name: value[place].to("cpu", copy=True) for name, value in parameters.items()}
         network.load_state_dict(state, assign=True)
         return network
 
     def _first_parameters(self, members: Sequence[Member]) -> Parameters:
-        """The stacked parameters `(K, ...)`, and with them the learning rates `(K,)`, which no update changes."""
+        """The stacked parameters `(K, ...)`."""
         networks = [dict(_first_network(self.sizes, member.seed).named_parameters()) for member in members]
         stacked = {name: torch.stack([network[name].detach() for network in networks]) for name in networks[0]}
-        stacked[_RATES] = torch.tensor([member.learning_rate for member in members], dtype=torch.float64)
         return {name: value.to(self._dtype).to(self._device) for name, value in stacked.items()}
 
     def _blocks(self, members: Sequence[Member], epoch: int) -> list[Tensor]:
@@ -163,7 +175,7 @@ class Ensemble:
 
     def _recognised(self, parameters: Parameters, images: Tensor, labels: Tensor) -> Tensor:
         """Images of each digit that each network recognises, `(K, 10)`."""
-        weights, biases = [[*_weights(parameters).values()][first::2] for first in (0, 1)]
+        weights, biases = [[*parameters.values()][first::2] for first in (0, 1)]
         counts = torch.zeros(self.count, self.sizes[-1], dtype=torch.int64)
         for part, truth in zip(*(torch.split(tensor, IMAGES_AT_ONCE) for tensor in (images, labels)), strict=True):
             # By hand, as torch makes one product of the first layer's for all networks; by vmap it takes twice as long.
@@ -192,18 +204,22 @@ def _first_network(sizes: tuple[int, ...], seed: int) -> SigmoidMLP:
         return SigmoidMLP(sizes)
 
 
-def _update_each(
-    network: SigmoidMLP, images: Tensor, labels: Tensor, parameters: Parameters, mini_batch: Block
-) -> tuple[Parameters, Tensor]:
-    """`sgd_step` of each of K networks on its own mini-batch, given as the places `(K, m)` of its examples."""
-    (chosen,) = mini_batch
-    targets = (labels[chosen][..., None] == torch.arange(network.sizes[-1], device=labels.device)).to(images.dtype)
-    step = vmap(partial(sgd_step, network))
-    updated, activations = step(parameters[_RATES], _weights(parameters), (images[chosen], targets))
-    # For scan, whose results must not be views of one another, nor of what it was given.
-    return updated | {_RATES: parameters[_RATES].clone()}, activations.clone()
+class EnsembleUpdate:
+    """`sgd_step` of each of K networks on its own mini-batch, given as the places `(K, m)` of its examples.
 
+    Held are the learning rates `(K,)`, all images `(N, 784)`, floats in [0, 1], and their labels `(N,)`. It is not for
+    several threads at once: `functional_call` changes its network for a moment.
 
-def _weights(parameters: Parameters) -> Parameters:
-    """Without the learning rates."""
-    return {name: value for name, value in parameters.items() if name != _RATES}
+    Args:
+        sizes: neurons in each layer, the inputs first.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.sizes, self._network = sizes, layers_without_numbers(sizes)
+
+    def __call__(self, parameters: Parameters, mini_batch: Block, held: Held) -> tuple[Parameters, Tensor]:
+        (chosen,), (rates, images, labels) = mini_batch, held
+        targets = (labels[chosen][..., None] == torch.arange(self.sizes[-1], device=labels.device)).to(images.dtype)
+        step = vmap(partial(sgd_step, self._network))
+        updated, activations = step(rates, parameters, (images[chosen], targets))
+        return updated, activations.clone()  # for scan, whose results must not be views of one another

@@ -101,7 +101,7 @@ def train_slices(
             if compiled:
                 start = time.perf_counter()
                 obstacle = why_not_compiled(alike, splits, epochs)
-                outcome = obstacle or ensemble.compile()
+                outcome = obstacle or ensemble.compile(workers)
                 compiling(outcome, 0 if obstacle else time.perf_counter() - start)
             with ThreadPoolExecutor(workers) as pool:
                 stop.clear()

@@ -19,7 +19,7 @@ from torchdigits.classifier import DigitClassifier
 from torchdigits.data.batches import epoch_order
 from torchdigits.data.datamodule import DigitsDataModule
 from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines.choice import choose_engine, products_of
+from torchdigits.engines.choice import EngineChoice, products_of
 from torchdigits.engines.machine import PRECISIONS, Machine, quiet
 from torchdigits.proof import reference
 from torchdigits.proof.gradients import multiplying_in
@@ -62,13 +62,15 @@ class Run:
         """
         torch.manual_seed(self.seed)
         classifier = DigitClassifier(self.sizes, self.learning_rate)
-        products = products_of(classifier, self.batch_size)
+        products = products_of(self.sizes, self.batch_size)
         # The reference's products are small too: one thread of BLAS is faster, many times so on a busy machine.
         blas = threadpool_limits(1, user_api="blas")
         with blas, quiet(), multiplying_in(self.machine.precision), self.machine.settings(products):
-            classifier, engine = choose_engine(
-                self.engine, classifier, self.splits.training, self.batch_size, epochs, self.machine, block_size
+            threads, run = torch.get_num_threads(), (self.batch_size, epochs, self.seed)
+            choice = EngineChoice(
+                self.engine, self.sizes, self.splits.training, *run, self.machine, threads, block_size
             )
+            classifier, engine = choice.apply(classifier)
             datamodule = DigitsDataModule(self.splits, None, self.batch_size, self.seed, engine.block_size)
             limits = {"max_epochs": epochs, "max_steps": updates, "limit_val_batches": 0}
             self.machine.trainer(callbacks=[follower], **limits).fit(classifier, datamodule)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from torchdigits.data.datasets import DigitSplits, load_splits
-from torchdigits.engines.choice import Engine, choose_engine, products_of
-from torchdigits.engines.machine import Machine, find_machine, quiet, versions_here
+from torchdigits.engines.choice import Engine, EngineChoice, products_of
+from torchdigits.engines.machine import Machine, find_machine, quiet, threads_for, versions_here
 from torchdigits.engines.processes import is_first_process, own_processes
 from torchdigits.errors import CheckpointError, DataError, TorchDigitsError, root_cause
 from torchdigits.files.networks import load_network
@@ -79,9 +79,6 @@ def train(
         DivergedError: weights or costs are NaN or infinite after an epoch; the run ends with the one before.
         OSError: a file cannot be written.
     """
-    from torchdigits.classifier import DigitClassifier  # here, since importing Lightning takes seconds
-    from torchdigits.data.datamodule import DigitsDataModule
-
     machine = find_machine(options.accelerator, options.devices, options.precision)
     options = replace(options, devices=machine.devices)
     if saved is not None:
@@ -89,15 +86,27 @@ def train(
     splits, dataset = _dataset(options, saved)
     if saved is not None:
         _check_best(saved, splits)
-    torch.manual_seed(options.seed)
-    classifier = DigitClassifier(options.sizes, options.learning_rate)
+    products, threads = products_of(options.sizes, options.batch_size), None if saved is None else saved.threads
     with ExitStack() as stack:
-        stack.enter_context(quiet())
-        products, threads = products_of(classifier, options.batch_size), None if saved is None else saved.threads
-        stack.enter_context(machine.settings(products, threads))
-        classifier, engine = choose_engine(
-            options.engine, classifier, splits.training, options.batch_size, options.epochs, machine
+        choice = EngineChoice(
+            options.engine,
+            options.sizes,
+            splits.training,
+            options.batch_size,
+            options.epochs,
+            options.seed,
+            machine,
+            threads_for(products, threads),
         )
+        stack.callback(choice.close)
+        from torchdigits.classifier import DigitClassifier  # here: importing Lightning takes as long as compiling
+        from torchdigits.data.datamodule import DigitsDataModule
+
+        torch.manual_seed(options.seed)
+        classifier = DigitClassifier(options.sizes, options.learning_rate)
+        stack.enter_context(quiet())
+        stack.enter_context(machine.settings(products, threads))
+        classifier, engine = choice.apply(classifier)
         output = stack.enter_context(folder_for(options, saved))
         if is_first_process():
             on_start(output, engine)

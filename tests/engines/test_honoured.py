@@ -1,0 +1,234 @@
+"""What a user's own Trainer asks for is done as Lightning documents it, on both engines, or refused by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import leave_uncompiled
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from torch import Tensor
+
+from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule
+from torchdigits.data.datasets import DigitSplits
+from torchdigits.errors import OptionError
+
+BLOCK = 50  # mini-batches; the embedded digits have 121 of 10 examples, and one of 7
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_uncompiled(monkeypatch)
+
+
+def fit(digits: DigitSplits, classifier: DigitClassifier, *, batch_size: int = 10, **options: Any) -> L.Trainer:
+    block_size = BLOCK if isinstance(classifier, CompiledDigitClassifier) else None
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(**(defaults | options))
+    trainer.fit(classifier, DigitsDataModule(digits, None, batch_size, 0, block_size))
+    return trainer
+
+
+class Adam(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+class Momentum(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
+
+
+class WeightDecay(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
+
+
+class AnotherRate(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class LastLayerAlone(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.layers[1].parameters(), lr=self.learning_rate)
+
+
+class Scheduled(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+class Two(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(layer.parameters(), lr=self.learning_rate) for layer in self.network.layers]
+
+
+class Hooked(CompiledDigitClassifier):
+    def on_after_backward(self) -> None:
+        raise AssertionError
+
+
+class AnotherPass(CompiledDigitClassifier):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) ** 2
+
+
+class Frozen(CompiledDigitClassifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.layers[0].requires_grad_(requires_grad=False)
+
+
+class Watcher(L.Callback):
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("classifier", "options", "words"),
+    [
+        (Adam, {}, "the optimizer Adam"),
+        (Momentum, {}, r"SGD\(momentum=0.9\)"),
+        (WeightDecay, {}, r"SGD\(weight_decay=0.0001\)"),
+        (AnotherRate, {}, r"SGD\(lr=0.1\), as the classifier has learning rate 3.0"),
+        (LastLayerAlone, {}, "some of the parameters"),
+        (Frozen, {}, "some of the parameters"),
+        (Scheduled, {}, "the scheduler StepLR"),
+        (Two, {}, "2 optimizers"),
+        (Hooked, {}, "Hooked.on_after_backward, which would never be called"),
+        (AnotherPass, {}, "another forward pass"),
+        (CompiledDigitClassifier, {"callbacks": [Watcher()]}, "Watcher.on_before_optimizer_step"),
+        (CompiledDigitClassifier, {"precision": "bf16-mixed"}, "precision bf16-mixed"),
+        (CompiledDigitClassifier, {"limit_train_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or "),
+        (CompiledDigitClassifier, {"overfit_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or "),
+        (
+            CompiledDigitClassifier,
+            {"val_check_interval": 0.5},
+            "val_check_interval=0.5: use check_val_every_n_epoch",
+        ),
+        (
+            CompiledDigitClassifier,
+            {"callbacks": [ModelCheckpoint(every_n_train_steps=7)], "enable_checkpointing": True},
+            "every_n_train_steps",
+        ),
+    ],
+)
+def test_what_the_compiled_engine_cannot_honour_is_refused_before_an_update(
+    classifier: Callable[[], CompiledDigitClassifier], options: dict[str, Any], words: str, digits: DigitSplits
+) -> None:
+    made = classifier()
+    before = [parameter.detach().clone() for parameter in made.parameters()]
+    with pytest.raises(OptionError, match=rf"^CompiledDigitClassifier cannot honour .*{words}.*DigitClassifier$"):
+        fit(digits, made, **options)
+    for parameter, value in zip(made.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, digits: DigitSplits) -> None:
+    monkeypatch.setattr(L.Trainer, "world_size", 2)
+    with pytest.raises(OptionError, match=r"^CompiledDigitClassifier cannot honour 2 processes: use DigitClassifier$"):
+        fit(digits, CompiledDigitClassifier())
+
+
+def test_a_scheduler_that_comes_later_is_refused_when_it_does(digits: DigitSplits) -> None:
+    averaging = StochasticWeightAveraging(0.1, swa_epoch_start=1)
+    with pytest.raises(OptionError, match="the scheduler SWALR"):
+        fit(digits, CompiledDigitClassifier(), callbacks=[averaging], max_epochs=3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_clip_val": 1.0},
+        {"accumulate_grad_batches": 2},
+        {"callbacks": [GradientAccumulationScheduler({1: 2})]},
+    ],
+)
+def test_what_lightning_refuses_for_manual_optimization_it_does(options: dict[str, Any], digits: DigitSplits) -> None:
+    with pytest.raises((L.fabric.utilities.exceptions.MisconfigurationException, RuntimeError), match=r"[Aa]utomatic"):
+        fit(digits, CompiledDigitClassifier(), **options)
+
+
+# Mini-batches of an epoch, updates, and whether it is validated.
+BOTH = pytest.mark.parametrize("kind", [DigitClassifier, CompiledDigitClassifier])
+TRAINERS: list[tuple[dict[str, Any], int, bool]] = [
+    ({"fast_dev_run": 3}, 3, True),
+    ({"fast_dev_run": True}, 1, True),
+    ({"max_steps": 57, "max_epochs": -1}, 57, False),
+    ({"max_steps": 130, "max_epochs": -1}, 130, True),
+    ({"max_steps": 122, "max_epochs": -1}, 122, True),
+    ({"limit_train_batches": 55}, 55, True),
+    ({"limit_train_batches": 55, "max_epochs": 2}, 110, True),
+    ({"limit_train_batches": 500}, 122, True),
+    ({"overfit_batches": 20, "max_epochs": 2}, 40, True),
+    ({"limit_val_batches": 0}, 122, False),
+    ({"check_val_every_n_epoch": 2, "max_epochs": 2}, 244, True),
+    ({"max_epochs": 1, "profiler": "simple"}, 122, True),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("options", "updates", "validated"), TRAINERS)
+def test_a_trainers_options_mean_what_lightning_says(
+    options: dict[str, Any], updates: int, validated: bool, kind: type[DigitClassifier], digits: DigitSplits
+) -> None:
+    torch.manual_seed(1)
+    trainer = fit(digits, kind(), **options)
+    assert trainer.global_step == updates
+    assert ("validation_accuracy" in trainer.callback_metrics) is validated
+    # whatever ended it, the training is measured too
+    assert 0 < trainer.callback_metrics["training_accuracy"] <= 1
+    assert torch.isfinite(trainer.callback_metrics["training_cost"])
+
+
+@pytest.mark.parametrize(("options", "updates", "validated"), TRAINERS)
+def test_both_engines_take_the_same_updates(
+    options: dict[str, Any], updates: int, validated: bool, digits: DigitSplits
+) -> None:
+    trained, metrics = [], []
+    for kind in (DigitClassifier, CompiledDigitClassifier):
+        torch.manual_seed(1)
+        classifier = kind()
+        metrics.append(fit(digits, classifier, precision="64-true", **options).callback_metrics)
+        trained.append(classifier)
+    for ours, theirs in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, value in metrics[0].items():
+        torch.testing.assert_close(value, metrics[1][name], rtol=1e-6, atol=1e-9)
+
+
+@BOTH
+def test_what_stops_a_run_stops_it(kind: type[DigitClassifier], digits: DigitSplits) -> None:
+    stopping = EarlyStopping("validation_accuracy", mode="max", patience=1, min_delta=1.0)
+    trainer = fit(digits, kind(), callbacks=[stopping], max_epochs=10)
+    assert trainer.current_epoch == 2
+    assert "training_cost" in trainer.callback_metrics
+
+
+@BOTH
+def test_a_run_that_is_stopped_amid_an_epoch_is_measured(kind: type[DigitClassifier], digits: DigitSplits) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    trainer = fit(digits, kind(), callbacks=[Stop()])
+    assert trainer.global_step == (
+        40 if kind is CompiledDigitClassifier else 1
+    )  # of 121 mini-batches, the first of three blocks
+    assert "training_accuracy" in trainer.callback_metrics

@@ -1,0 +1,279 @@
+"""Compiled updates are kept in the user's cache folder, and nothing that could be wrong there is ever loaded."""
+
+import errno
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchdigits import SigmoidMLP
+from torchdigits.engines import library
+from torchdigits.engines.compiler import NetworkUpdate, sgd_loop
+from torchdigits.engines.library import MOST_KEPT, BuildError, Building, Library, Shapes
+
+SIZES = (5, 4, 3)
+UPDATE = NetworkUpdate(SIZES)
+
+
+def arguments(seed: int = 0) -> tuple[Any, Any, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (6, 2, 5), generator=generator, dtype=torch.uint8)
+    torch.manual_seed(seed)
+    parameters = {name: value.detach() for name, value in SigmoidMLP(SIZES).named_parameters()}
+    return parameters, (images, torch.randint(3, (6, 2), generator=generator)), (torch.tensor(2.0),)
+
+
+def assert_right(train: Library) -> None:
+    with torch.no_grad():
+        expected, truth = sgd_loop(UPDATE, *arguments())
+    updated, activations = train(*arguments())
+    torch.testing.assert_close(activations, truth, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(updated, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which two processes at once have built the same library."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        buildings = [Building(UPDATE, *arguments()) for _ in range(2)]
+        for building in buildings:
+            assert not building.kept
+            assert_right(building.library())
+            assert building.problem == ""
+        # Nothing but the library is left, and nobody else may write to it.
+        (kept,) = (folder / "torchdigits").iterdir()
+        assert kept.stat().st_mode & 0o022 == 0
+        assert (folder / "torchdigits").stat().st_mode & 0o777 == 0o700
+    return folder / "torchdigits"
+
+
+@pytest.fixture
+def cache(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, with the library."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(built, tmp_path / "torchdigits")
+    (tmp_path / "torchdigits").chmod(0o700)
+    return tmp_path / "torchdigits"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Building]:
+    """What would have been built: nothing is."""
+    buildings: list[Building] = []
+    monkeypatch.setattr(Building, "_start", lambda self: buildings.append(self))
+    return buildings
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_loaded_and_counts_as_used(cache: Path, started: list[Building]) -> None:
+    (kept,) = cache.iterdir()
+    os.utime(kept, (1, 1))
+    building = Building(UPDATE, *arguments(), callers=2)
+    assert building.kept
+    assert started == []
+    assert time.time() - kept.stat().st_mtime < 60
+    assert_right(building.library())
+    with torch.no_grad():
+        expected = [sgd_loop(UPDATE, *arguments(seed))[1] for seed in range(8)]
+    given = [arguments(seed) for seed in range(8)]
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda values: building.library()(*values)[1], given)
+        torch.testing.assert_close(list(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def link_to_a_folder(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent)
+
+
+def of_another_key(path: Path) -> None:
+    """As if a library of another processor had been given this one's name."""
+    content = path.read_bytes()[:-32]
+    path.write_bytes(content + library._digest("another key", content))
+
+
+def writable_by_others(path: Path) -> None:
+    path.chmod(0o666)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mischief", [cut, change_a_byte, empty, link_to_a_folder, of_another_key, writable_by_others])
+def test_what_is_not_as_it_was_kept_is_made_anew(
+    mischief: Callable[[Path], None], cache: Path, started: list[Building]
+) -> None:
+    (kept,) = cache.iterdir()
+    mischief(kept)
+    assert not Building(UPDATE, *arguments()).kept
+    assert len(started) == 1
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_or_kept_where_others_may_write(cache: Path, started: list[Building]) -> None:
+    cache.chmod(0o777)
+    building = Building(UPDATE, *arguments())
+    assert (building.kept, building.problem) == (False, f"{cache} can be written to by others")
+    cache.chmod(0o700)
+    cache.parent.chmod(0o777)  # where the folder could be exchanged for another
+    building = Building(UPDATE, *arguments())
+    assert (building.kept, building.problem) == (False, f"{cache.parent} can be written to by others")
+    cache.parent.chmod(0o777 | stat.S_ISVTX)  # as /tmp is: there only its owner may rename a folder
+    assert Building(UPDATE, *arguments()).kept
+    assert len(started) == 2
+
+
+@pytest.mark.slow
+def test_somebody_elses_library_is_not_loaded(
+    cache: Path, started: list[Building], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    building = Building(UPDATE, *arguments())
+    assert (building.kept, building.problem) == (False, f"{cache} can be written to by others")
+
+
+def test_a_library_depends_on_all_that_it_is_made_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parameters, block, held = arguments()
+    shapes = Shapes.of(UPDATE, parameters, block, held, 1)
+    keys = [shapes.key(), Shapes.of(UPDATE, parameters, block, held, 1).key()]
+    assert keys[0] == keys[1]
+    keys.append(Shapes.of(NetworkUpdate((5, 3)), parameters, block, held, 1).key())
+    keys.append(Shapes.of(UPDATE, {name: value.double() for name, value in parameters.items()}, block, held, 1).key())
+    keys.append(Shapes.of(UPDATE, parameters, tuple(tensor[:5] for tensor in block), held, 1).key())
+    keys.append(Shapes.of(UPDATE, parameters, block, (held[0].double(),), 1).key())
+    keys.append(Shapes.of(UPDATE, parameters, block, held, 2).key())
+    keys.append(replace(shapes, update=["torchdigits.population.ensemble", "EnsembleUpdate", list(SIZES)]).key())
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_FREEZING", "1")
+        keys.append(shapes.key())
+    with monkeypatch.context() as patch:
+        (tmp_path / "compiler").touch(mode=0o755)
+        patch.setenv("CXX", str(tmp_path / "compiler"))
+        keys.append(shapes.key())
+        os.utime(tmp_path / "compiler", (1, 1))  # another version of it
+        keys.append(shapes.key())
+    for name in ("_processor", "_SOURCES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(library, name, (lambda: ["another"]) if name == "_processor" else ("network.py",))
+            keys.append(shapes.key())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "99.0")
+        keys.append(shapes.key())
+    assert len(set(keys[1:])) == len(keys) - 1
+
+
+def test_without_a_cache_folder_it_is_built_in_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    building = Building(UPDATE, *arguments())
+    assert building.problem == f"{file / 'torchdigits'}: Not a directory"
+    (folder,) = (tmp_path / "temporary").iterdir()
+    building.stop()
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_the_next_run_its_time_and_no_more(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (kept,) = cache.iterdir()
+    source = tmp_path / "library.so"
+    source.write_bytes(kept.read_bytes())
+    kept.unlink()
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def start(self: Building) -> None:
+        self._folder = tmp_path
+
+    monkeypatch.setattr(library, "write_whole", full)
+    monkeypatch.setattr(Building, "_start", start)
+    building = Building(UPDATE, *arguments())
+    building._keep(source)
+    assert building.problem == f"{cache / building._key}.so: No space left on device"
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["killed", "stopped", "forgotten"])
+def test_a_compiler_that_ends_early_leaves_nothing(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    building: Building | None = Building(UPDATE, *arguments())
+    assert building is not None
+    assert building._process is not None
+    (folder,) = (tmp_path / "torchdigits").iterdir()
+    number = building._process.pid
+    if ending == "killed":
+        os.killpg(number, signal.SIGKILL)
+        with pytest.raises(BuildError, match="the compiling process ended with SIGKILL"):
+            building.library()
+    elif ending == "stopped":
+        building.stop()
+    building = None
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
+    with pytest.raises(BuildError, match="No working C\\+\\+ compiler"):
+        Building(UPDATE, *arguments()).library()
+    assert list((tmp_path / "torchdigits").iterdir()) == []
+
+
+def test_the_cache_has_its_bounds(tmp_path: Path) -> None:
+    now = time.time()
+    for number in range(MOST_KEPT + 3):
+        (path := tmp_path / f"{number}.so").touch()
+        os.utime(path, (now - number, now - number))
+    for name, age in (("building-new", 3600), ("building-old", 25 * 3600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.cpp").touch()
+        os.utime(tmp_path / name, (now - age, now - age))
+    library._prune(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{number}.so" for number in range(MOST_KEPT)),
+        "building-new",
+    }
+
+
+@pytest.mark.slow
+def test_arguments_of_other_shapes_are_refused(cache: Path) -> None:
+    train = Building(UPDATE, *arguments()).library()
+    parameters, (images, labels), held = arguments()
+    for block in ((images[:5], labels[:5]), (images, labels.int())):
+        with pytest.raises(ValueError, match="other shapes"):
+            train(parameters, block, held)
+    turned = {name: value.T.contiguous().T for name, value in parameters.items()}
+    assert torch.equal(train(turned, (images, labels), held)[1], train(parameters, (images, labels), held)[1])
