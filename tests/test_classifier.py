@@ -268,3 +268,28 @@ def test_two_processes_take_the_updates_of_one(
     for ours, theirs in ((two, one), (two_more, one_more)):
         for name, tensor in theirs.items():
             assert torch.linalg.norm(ours[name] - tensor) <= 1e-11 * torch.linalg.norm(tensor), name
+
+
+def test_images_may_come_as_torchvision_gives_them() -> None:
+    """`(m, 1, 28, 28)`, of MNIST with ToTensor, in a DataLoader."""
+    images, labels = torch.rand(20, 1, 28, 28), torch.randint(10, (20,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=5)
+    flat = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images.view(20, 784), labels), batch_size=5)
+    trained = []
+    for batches in (loader, flat):
+        torch.manual_seed(1)
+        classifier = DigitClassifier()
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(classifier, batches, batches)
+        trainer.test(classifier, batches, verbose=False)
+        trained.append(classifier)
+        assert torch.cat(trainer.predict(classifier, batches)).shape == (20, 10)  # type: ignore[arg-type]
+    for ours, theirs in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(5, 784), (5, 1, 28, 28)])
+def test_bytes_are_to_be_divided_by_255(shape: tuple[int, ...]) -> None:
+    images = torch.zeros(shape, dtype=torch.uint8)
+    with pytest.raises(OptionError, match=r"^images of uint8: divide them by 255, so that they are floats in "):
+        DigitClassifier()(images)

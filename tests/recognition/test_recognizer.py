@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from torchdigits import Recognizer, SigmoidMLP
 from torchdigits.files.networks import save_network
@@ -28,3 +29,14 @@ def test_of_equal_activations_the_first_digit_is_the_answer(tmp_path: Path) -> N
     save_network(network, tmp_path / "x.ckpt")
     found = Recognizer(tmp_path / "x.ckpt").answer(np.zeros(784, np.uint8))
     assert (found.digit, found.runner_up) == (0, 1)
+
+
+def test_a_picture_may_come_as_bytes_and_pictures_in_a_list(tmp_path: Path) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 12:16] = 255
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    recognizer, file = Recognizer(), tmp_path / "one.png"
+    expected = recognizer.recognize(file)
+    found = recognizer.recognize([file, file.read_bytes(), Image.open(file), pixels, pixels.reshape(784)])
+    assert [recognition.activations for recognition in found] == [expected.activations] * 5
+    assert recognizer.recognize([]) == []

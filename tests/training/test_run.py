@@ -1,14 +1,19 @@
 """What a finished run tells of itself."""
 
+import csv
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
+from conftest import leave_uncompiled
 
 from torchdigits import DigitClassifier, load_network
 from torchdigits.data.datasets import Digits, DigitSplits
@@ -21,6 +26,7 @@ from torchdigits.recognition.measuring import measure
 from torchdigits.training import run
 from torchdigits.training.advice import advice
 from torchdigits.training.folder import MEASURED, SavedRun, best_of, read_run, resumed
+from torchdigits.training.loggers import make_logger
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import title_of_run, train
 
@@ -231,3 +237,30 @@ def test_last_ckpt_can_keep_the_record_of_90_000_epochs(tmp_path: Path) -> None:
     torch.save(checkpoint, folder / "last.ckpt")
     torch.save(checkpoint, folder / "best.ckpt")
     assert len(read_run(folder / "last.ckpt").rows) == 90_000
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_logger_gets_each_epoch_and_the_options(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_uncompiled(monkeypatch)
+    options = TrainOptions(dataset="digits", hidden=(5,), epochs=2, accelerator="cpu", engine=engine, output=tmp_path)
+    found = train(options, logger="csv")
+    (folder,) = (found.folder / "logs").iterdir()
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["training_cost"]]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "121"), ("1", "243")]  # the last update, from 0
+    for row, ours in zip(rows, found.rows, strict=True):
+        assert float(row["training_cost"]) == pytest.approx(ours["training_cost"], abs=1e-6)
+    logged = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert (logged["learning_rate"], logged["hidden"], logged["seed"]) == (3.0, [5], 0)
+    with resumed(found.folder) as saved:  # goes on, and what was logged before stays
+        train(replace(saved.options, epochs=3), saved, logger="csv")
+    assert len(list((found.folder / "logs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "carrier pigeon"])
+def test_a_logger_that_is_missing_is_told(name: str, tmp_path: Path) -> None:
+    if name != "carrier pigeon" and find_spec(name):
+        pytest.skip(f"{name} is installed here")
+    words = "pip install 'torchdigits" if name != "carrier pigeon" else "it must be csv, tensorboard, wandb or mlflow"
+    with pytest.raises(OptionError, match=f"^--logger {name}: .*{re.escape(words)}"):
+        make_logger(name, tmp_path)

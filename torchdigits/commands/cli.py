@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import io
 import logging
 import os
@@ -69,6 +70,8 @@ def main(command: str | Callable[..., Any]) -> None:
             written; with 130 after Ctrl-C, or what else Interrupted says; with 1 if nobody reads what is printed any
             more, or a run has diverged.
     """
+    # What is imported and made once makes Python look for garbage some hundred times, and there is none.
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])
     with _one_line_errors(), own_processes():
         function, resumed = _find(command) if isinstance(command, str) else (command, None)
         words, program = options_given(), shlex.join(command_words())

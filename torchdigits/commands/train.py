@@ -14,26 +14,33 @@ from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train as train_run
 
 if TYPE_CHECKING:
+    from lightning import Callback
+
     from torchdigits.engines.choice import Engine
 
 __all__ = ["resumed", "train"]
 
 
-def train(options: TrainOptions, *, resume: Path | None = None, saved: SavedRun | None = None) -> None:
+def train(
+    options: TrainOptions,
+    *,
+    logger: str | None = None,
+    resume: Path | None = None,
+    saved: SavedRun | None = None,
+) -> None:
     """Train a network of sigmoid neurons to recognise digits.
 
     The best of its epochs is tested. The run's folder gets best.ckpt (by validation accuracy), last.ckpt, metrics.csv,
     curve.png and run.json.
 
     Args:
+        logger: csv, tensorboard, wandb or mlflow; it gets each epoch too.
         resume: go on with the run in this folder; other options are as it was begun, but there may be more epochs.
         saved: that run.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came.
     """
-    from torchdigits.commands.progress import EpochLines, RunBar  # here, since importing Lightning takes seconds
-
     folder = None if saved is None else saved.folder
 
     def started(where: Path, engine: "Engine") -> None:
@@ -43,9 +50,14 @@ def train(options: TrainOptions, *, resume: Path | None = None, saved: SavedRun 
             print(f"Begun with {saved.threads} threads of the CPU, goes on with {now}: the last bits may differ")
         print(f"Engine: {engine}", flush=True)
 
+    def shown() -> "list[Callback]":
+        from torchdigits.commands.progress import EpochLines, RunBar  # here, since importing Lightning takes seconds
+
+        return [RunBar(), EpochLines()]
+
     with catching_signals(lambda: _kept(folder, options, saved)):
         try:
-            found = train_run(options, saved, callbacks=[RunBar(), EpochLines()], on_start=started)
+            found = train_run(options, saved, callbacks=shown, logger=logger, on_start=started)
         except BrokenPipeError:  # what reads has read enough
             raise
         except OSError as error:

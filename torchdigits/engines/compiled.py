@@ -104,6 +104,7 @@ class CompiledDigitClassifier(DigitClassifier):
         self._outputs.append((activations.flatten(0, 1), labels.flatten()))
         for steps in self._steps():
             steps.total.increment_by(len(labels))
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(labels) - 1  # noqa: SLF001  # the loggers' step
 
     def _steps(self) -> tuple[Any, Any]:
         """Lightning's counts of optimizer steps, for automatic and for manual optimization."""

@@ -104,12 +104,11 @@ class Machine:
             devices=self.devices,
             precision=PRECISIONS[self.precision].lightning,  # type: ignore[arg-type]
             deterministic=True,
-            logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            **options,
+            **{"logger": False, **options},
         )
 
     def settings(self, products: int, threads: int | None = None) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from torchdigits.errors import ImageError, printable
 # Not every format of Pillow: it hands some files to another program, EPS to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-Picture = Path | str | BinaryIO | Image.Image | np.ndarray
+Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 _LARGEST = 1600  # pixels of the longer side; a larger picture is read at a lower resolution
 LEAST_CONTRAST = 0.06  # of the paper's brightness
 

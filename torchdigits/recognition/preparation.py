@@ -5,6 +5,7 @@ Each step is a function from pixels to pixels, and `preparation` takes them one 
 float32 `(H, W)`, 0 black and 255 white. Ink is float32 `(H, W)`, 0 where there is none and 1 where there is most.
 """
 
+import io
 from contextlib import suppress
 from math import ceil
 
@@ -29,8 +30,9 @@ def prepare(picture: Picture) -> np.ndarray:
     """Make a picture of a digit like those that the network was trained on. A picture in MNIST's form stays as it is.
 
     Args:
-        picture: a file, a Pillow image, or an array of uint8: grey `(H, W)` or `(784,)`, RGB `(H, W, 3)`, RGBA
-            `(H, W, 4)`. Any size; dark ink on light paper or light on dark. Of a file with several pictures, the first.
+        picture: a file or its bytes, a Pillow image, or an array of uint8: grey `(H, W)` or `(784,)`, RGB
+            `(H, W, 3)`, RGBA `(H, W, 4)`. Any size; dark ink on light paper or light on dark. Of a file with several
+            pictures, the first.
 
     Returns:
         Pixels `(784,)`, uint8, 255 ink and 0 paper.
@@ -56,6 +58,8 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     Raises:
         ImageError, NoInkError: as `prepare` does.
     """
+    if isinstance(picture, bytes):
+        picture = io.BytesIO(picture)
     if not isinstance(picture, Image.Image | np.ndarray):
         return workers.shared().steps(picture)
     try:

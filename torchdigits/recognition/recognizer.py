@@ -1,7 +1,8 @@
 """A trained network that reads pictures of digits."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -46,15 +47,23 @@ class Recognizer:
     def __init__(self, checkpoint: Path | str | None = None) -> None:
         self.network = load_digit_network(checkpoint)
 
-    def recognize(self, picture: Picture) -> Recognition:
-        """Prepare a picture, and recognise the digit on it.
+    @overload
+    def recognize(self, picture: Picture) -> Recognition: ...
+
+    @overload
+    def recognize(self, picture: Sequence[Picture]) -> list[Recognition]: ...
+
+    def recognize(self, picture: Picture | Sequence[Picture]) -> Recognition | list[Recognition]:
+        """Prepare a picture, and recognise the digit on it; or each of several pictures.
 
         Args:
-            picture: a file, a Pillow image or an array, as `prepare` takes it.
+            picture: a file or its bytes, a Pillow image, or an array, as `prepare` takes it; or a list of such.
 
         Raises:
-            ImageError: the picture cannot be read, or there is no ink on it.
+            ImageError: a picture cannot be read, or there is no ink on it.
         """
+        if isinstance(picture, list | tuple):
+            return [self.recognize(one) for one in picture]
         from torchdigits.recognition.preparation import prepare  # here, because the import takes a second
 
         return self.answer(prepare(picture))

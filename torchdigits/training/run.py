@@ -20,10 +20,12 @@ from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training.advice import advice
 from torchdigits.training.figures import plot_learning_curves
 from torchdigits.training.folder import BEST, LAST, Row, SavedRun, best_of, folder_for
+from torchdigits.training.loggers import check_logger, make_logger
 from torchdigits.training.options import TrainOptions
 
 if TYPE_CHECKING:
     import lightning as L
+    from lightning.pytorch.loggers import Logger
 
     from torchdigits.classifier import DigitClassifier
     from torchdigits.data.datamodule import DigitsDataModule
@@ -55,7 +57,8 @@ def train(
     options: TrainOptions,
     saved: SavedRun | None = None,
     *,
-    callbacks: "Sequence[L.Callback]" = (),
+    callbacks: "Sequence[L.Callback] | Callable[[], Sequence[L.Callback]]" = (),
+    logger: "Logger | str | None" = None,
     on_start: Callable[[Path, Engine], object] = lambda folder, engine: None,
 ) -> TrainedRun:
     """Train a network, and test the best of its epochs.
@@ -69,16 +72,21 @@ def train(
     Args:
         options: of the run.
         saved: the run that goes on, given by `resumed`.
-        callbacks: Lightning's, called after the run's own: after an epoch its checkpoints are written already.
+        callbacks: Lightning's, called after the run's own: after an epoch its checkpoints are written already. Or what
+            makes them, for who does not want to import Lightning before the compiler is at work.
+        logger: Lightning's, or a name for `make_logger`; it gets the metrics of each epoch, and the options.
         on_start: is told the folder and the engine before the first update; of several processes, in the first alone.
 
     Raises:
-        OptionError: options that this machine cannot honour, or that are not the resumed run's; no folder can be made.
+        OptionError: options that this machine cannot honour, or that are not the resumed run's; no folder can be made;
+            there is no such logger.
         DataError: the dataset cannot be had, or is not the resumed run's.
         CheckpointError: the resumed run is damaged.
         DivergedError: weights or costs are NaN or infinite after an epoch; the run ends with the one before.
         OSError: a file cannot be written.
     """
+    if isinstance(logger, str):
+        check_logger(logger)
     machine = find_machine(options.accelerator, options.devices, options.precision)
     options = replace(options, devices=machine.devices)
     if saved is not None:
@@ -112,7 +120,12 @@ def train(
             on_start(output, engine)
         record = _record(output, options, machine, engine, dataset, saved)
         datamodule = DigitsDataModule(splits, None, options.batch_size, options.seed, engine.block_size)
-        folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, callbacks)
+        more = [*(callbacks() if callable(callbacks) else callbacks)]
+        if isinstance(logger, str):
+            logger = make_logger(logger, output)
+        if logger is not None:
+            logger.log_hyperparams(json.loads(json.dumps(options.to_plain())))  # with lists for tuples
+        folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, more, logger)
         network = load_network(folder / BEST)
         test = measure(network, splits.test)
         finished = TrainedRun(folder, engine, record.rows, best_of(record.rows), test, advice(network, splits.test))
@@ -168,6 +181,7 @@ def _fit(
     epochs: int,
     saved: SavedRun | None,
     callbacks: "Sequence[L.Callback]",
+    logger: "Logger | None" = None,
 ) -> Path:
     """Train for the epochs that are missing; the folder, which only the first of several processes knew before."""
     from torchdigits.training.callbacks import KeepCheckpoints, MetricsFile, WholeFiles
@@ -176,7 +190,9 @@ def _fit(
     if len(record.rows) == epochs:
         return checkpoints.folder
     callbacks = [record, checkpoints, MetricsFile(record), *callbacks]
-    trainer = machine.trainer(max_epochs=epochs, callbacks=callbacks, plugins=[WholeFiles(saved)])
+    trainer = machine.trainer(
+        max_epochs=epochs, callbacks=callbacks, plugins=[WholeFiles(saved)], logger=logger or False
+    )
     path = None if saved is None else saved.folder / LAST
     try:
         trainer.fit(classifier, datamodule, ckpt_path=path, weights_only=None if saved is None else True)
