@@ -158,11 +158,11 @@ def engine(setting: Setting, *, compiled: bool) -> Run:
     if isinstance(classifier, CompiledDigitClassifier):
         classifier.to(setting.device)
         first = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE).first()
-        compile_seconds = seconds(setting, lambda: classifier.compile_for(first))
+        compile_seconds = seconds(setting, single(lambda: classifier.compile_for(first)))
     best = ModelCheckpoint(setting.folder, f"{kind.__name__}-best", monitor="validation_accuracy", mode="max")
     last = ModelCheckpoint(setting.folder, f"{kind.__name__}-last", enable_version_counter=False)
     fit = trainer(setting, [best, last])
-    return Run(partial(fit, classifier, module), lambda: arrays(classifier.network), compile_seconds)
+    return Run(single(partial(fit, classifier, module)), lambda: arrays(classifier.network), compile_seconds)
 
 
 def compiled_loop(setting: Setting) -> Run:
@@ -186,8 +186,8 @@ def compiled_loop(setting: Setting) -> Run:
         for block in blocks:
             parameters, _ = classifier.train_block(parameters, block)
 
-    compile_seconds = seconds(setting, lambda: classifier.compile_for(blocks.first()))
-    return Run(epoch, lambda: [value.cpu().numpy() for value in parameters.values()], compile_seconds)
+    compile_seconds = seconds(setting, single(lambda: classifier.compile_for(blocks.first())))
+    return Run(single(epoch), lambda: [value.cpu().numpy() for value in parameters.values()], compile_seconds)
 
 
 def jax_scan(setting: Setting, *, gather: bool) -> Run:
@@ -243,6 +243,20 @@ def jax_scan(setting: Setting, *, gather: bool) -> Run:
     else:
         scan.lower(state, (np.zeros((*order.shape, images.shape[1]), np.float32), labels[order])).compile()
     return Run(epoch, lambda: [np.asarray(value) for value in state], time.perf_counter() - start)
+
+
+def single(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, with torch's settings of a run: one thread, for one."""
+
+    def alone(*arguments: Any) -> Any:
+        import torch
+
+        from torchdigits.engines.machine import torch_settings
+
+        with torch_settings(0, torch.float32):
+            return work(*arguments)
+
+    return alone
 
 
 def seconds(setting: Setting, work: Callable[[], Any]) -> float:

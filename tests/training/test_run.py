@@ -240,7 +240,9 @@ def test_last_ckpt_can_keep_the_record_of_90_000_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-def test_a_logger_gets_each_epoch_and_the_options(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_gets_each_epoch_and_the_options(
+    engine: Literal["eager", "compiled"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leave_uncompiled(monkeypatch)
     options = TrainOptions(dataset="digits", hidden=(5,), epochs=2, accelerator="cpu", engine=engine, output=tmp_path)
     found = train(options, logger="csv")

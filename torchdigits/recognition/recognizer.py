@@ -1,6 +1,5 @@
 """A trained network that reads pictures of digits."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -51,9 +50,9 @@ class Recognizer:
     def recognize(self, picture: Picture) -> Recognition: ...
 
     @overload
-    def recognize(self, picture: Sequence[Picture]) -> list[Recognition]: ...
+    def recognize(self, picture: list[Picture]) -> list[Recognition]: ...
 
-    def recognize(self, picture: Picture | Sequence[Picture]) -> Recognition | list[Recognition]:
+    def recognize(self, picture: Picture | list[Picture]) -> Recognition | list[Recognition]:
         """Prepare a picture, and recognise the digit on it; or each of several pictures.
 
         Args:
@@ -62,7 +61,7 @@ class Recognizer:
         Raises:
             ImageError: a picture cannot be read, or there is no ink on it.
         """
-        if isinstance(picture, list | tuple):
+        if isinstance(picture, list):
             return [self.recognize(one) for one in picture]
         from torchdigits.recognition.preparation import prepare  # here, because the import takes a second
 
