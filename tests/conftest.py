@@ -72,12 +72,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """A test goes to the next free worker; those that share a browser, a cluster or trained runs go to the same one."""
+    """A test goes to the next free worker; those that share what takes long to make, to the same."""
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.endswith(("test_browser.py", "test_cluster.py", "test_resume.py")) else nodeid
+            return (
+                file
+                if file.endswith(("test_browser.py", "test_cluster.py", "test_library.py", "test_resume.py"))
+                else nodeid
+            )
 
     return Scheduling(config, log)
 

@@ -275,5 +275,5 @@ def test_arguments_of_other_shapes_are_refused(cache: Path) -> None:
     for block in ((images[:5], labels[:5]), (images, labels.int())):
         with pytest.raises(ValueError, match="other shapes"):
             train(parameters, block, held)
-    turned = {name: value.T.contiguous().T for name, value in parameters.items()}
+    turned = {name: value.movedim(0, -1).contiguous().movedim(-1, 0) for name, value in parameters.items()}
     assert torch.equal(train(turned, (images, labels), held)[1], train(parameters, (images, labels), held)[1])
