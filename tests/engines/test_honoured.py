@@ -1,6 +1,7 @@
 """What a user's own Trainer asks for is done as Lightning documents it, on both engines, or refused by name."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import lightning as L
@@ -137,6 +138,36 @@ def test_what_the_compiled_engine_cannot_honour_is_refused_before_an_update(
         fit(digits, made, **options)
     for parameter, value in zip(made.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
+
+
+def test_a_classifier_may_be_trained_again_in_another_precision_with_another_rate_and_copied(
+    digits: DigitSplits,
+) -> None:
+    trained = []
+    for kind in (DigitClassifier, CompiledDigitClassifier):
+        torch.manual_seed(1)
+        classifier = kind()
+        fit(digits, classifier)
+        classifier = deepcopy(classifier)
+        classifier.learning_rate = 0.5
+        fit(digits, classifier, precision="64-true")
+        trained.append(classifier)
+    for ours, theirs in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        assert ours.dtype == theirs.dtype == torch.float64
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # the first epoch was in float32
+
+
+def test_a_learning_rate_set_between_two_runs_is_the_next_ones(digits: DigitSplits) -> None:
+    trained = []
+    for kind in (DigitClassifier, CompiledDigitClassifier):
+        torch.manual_seed(1)
+        classifier = kind()
+        for rate in (3.0, 0.1):
+            classifier.learning_rate = rate
+            fit(digits, classifier, precision="64-true")
+        trained.append(classifier)
+    for ours, theirs in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, digits: DigitSplits) -> None:

@@ -31,7 +31,7 @@ class CompiledDigitClassifier(DigitClassifier):
         super().__init__(sizes, learning_rate)
         self.automatic_optimization = False
         self._update = NetworkUpdate(self.network.sizes)
-        self._compiled: tuple[torch.Size, Train] | None = None
+        self._compiled: tuple[tuple[torch.Size, torch.dtype], Train] | None = None
         self._held: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
@@ -57,21 +57,26 @@ class CompiledDigitClassifier(DigitClassifier):
             building = building or Building(self._update, parameters, block, self._held, torch.get_num_threads())
             train = building.library()
         check_updates(train, autograd_loop(self.network), parameters, block, self._held)
-        self._compiled = block[0].shape, train
+        self._compiled = (block[0].shape, value.dtype), train
 
     @torch.no_grad()
     def train_block(self, parameters: Parameters, block: Block) -> tuple[Parameters, Tensor]:
         """The updates of a block, from `parameters`: the new ones, and the activations `(S, m, 10)` on the way."""
-        if self._compiled is None:
+        dtype = next(iter(parameters.values())).dtype
+        if self._compiled is None or self._compiled[0][1] is not dtype:
             try:
                 self.compile_for(block)
             except (BuildError, WrongUpdatesError) as error:
                 raise OptionError(f"CompiledDigitClassifier: {error}; use DigitClassifier") from error
             assert self._compiled is not None
-        compiled_shape, train = self._compiled
-        if block[0].shape == compiled_shape:
+        self._held[0].fill_(self.learning_rate)  # which may have been set since
+        compiled_for, train = self._compiled
+        if (block[0].shape, dtype) == compiled_for:
             return train(parameters, block, self._held)
         return sgd_loop(self._update, parameters, block, self._held)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": None}  # a loaded library cannot be copied
 
     def detached_parameters(self) -> Parameters:
         """The parameters by their names, without autograd."""
