@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchdigits import SigmoidMLP
-from torchdigits.engines.check import WrongUpdatesError, autograd_loop, check_updates
+from torchdigits.engines.check import WrongUpdatesError, _shaken, autograd_loop, check_updates
 from torchdigits.engines.compiler import Block, Held, NetworkUpdate, Train, sgd_loop
 from torchdigits.sgd import Parameters
 
@@ -150,6 +150,15 @@ def test_what_rounds_in_another_order_is_trusted(learning_rate: float, dtype: to
         expected, truth = train(parameters, (images, labels), held)
     torch.testing.assert_close(activations, truth, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(updated, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_shaken_is_off_by_so_many_roundings_up_or_down(dtype: torch.dtype) -> None:
+    value = torch.tensor([2.0**-3, -1.0, 4.0, 0.0], dtype=dtype).repeat(50)
+    change = _shaken(value, 6, torch.Generator().manual_seed(0)) - value
+    moved = change[value != 0] / value[value != 0]
+    assert set(moved.tolist()) == {3 * torch.finfo(dtype).eps, -3 * torch.finfo(dtype).eps}
+    assert (change[value == 0] == 0).all()
 
 
 def test_the_eager_loop_is_the_other_loop() -> None:

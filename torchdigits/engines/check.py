@@ -8,7 +8,9 @@ from torchdigits.engines.compiler import Block, Held, Train
 from torchdigits.network import quadratic_cost
 from torchdigits.sgd import Parameters
 
-_SAFETY = 8  # bound over what rounding was seen to do: of 300 odd runs, none came to a quarter of it
+# Bound over what rounding was seen to do. Of 343 runs of mirrored networks, whose sums run the other way (learning
+# rates from 0.01 to 1,000, one to three layers, both precisions), one came to a sixth of it, the rest to a tenth.
+_SAFETY = 16
 
 
 class WrongUpdatesError(Exception):
@@ -46,10 +48,11 @@ def check_updates(
     generator = torch.Generator().manual_seed(0)
     shaken = {name: _shaken(value, len(truth), generator) for name, value in before.items()}
     shaken_updated, shaken_activations = train(shaken, block, held)
-    allowed = _distances(shaken_activations, activations)
+    # So far, as weights that differ may show it only in some activations.
+    allowed = _distances(shaken_activations, activations).nan_to_num(torch.inf).cummax(0).values
     # Where the loop is at its end, as NaN or infinite, there is nothing to compare.
     sound = truth.flatten(1).isfinite().all(1)
-    floor = len(truth) * torch.finfo(truth.dtype).eps * _SAFETY
+    floor = len(truth) ** 0.5 * torch.finfo(truth.dtype).eps * _SAFETY
     wrong = ~(_distances(activations, truth) <= _SAFETY * allowed + floor) & sound
     if wrong.any():
         first = int(wrong.nonzero()[0, 0])
