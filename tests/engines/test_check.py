@@ -152,6 +152,14 @@ def test_what_rounds_in_another_order_is_trusted(learning_rate: float, dtype: to
     torch.testing.assert_close(updated, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("start", [0.0, torch.nan])
+def test_weights_of_nothing_and_no_numbers_are_no_fault(start: float) -> None:
+    network, parameters, block, held = a_run(1e-30)
+    parameters = {name: torch.full_like(value, start) for name, value in parameters.items()}
+    with torch.no_grad():
+        check_updates(autograd_loop(network), autograd_loop(network), parameters, block, held)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_shaken_is_off_by_so_many_roundings_up_or_down(dtype: torch.dtype) -> None:
     value = torch.tensor([2.0**-3, -1.0, 4.0, 0.0], dtype=dtype).repeat(50)

@@ -122,6 +122,7 @@ class Watcher(L.Callback):
             {"val_check_interval": 0.5},
             "val_check_interval=0.5: use check_val_every_n_epoch",
         ),
+        (CompiledDigitClassifier, {"val_check_interval": 1}, "val_check_interval=1: use check_val_every_n_epoch"),
         (
             CompiledDigitClassifier,
             {"callbacks": [ModelCheckpoint(every_n_train_steps=7)], "enable_checkpointing": True},

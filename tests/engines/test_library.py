@@ -46,11 +46,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        before = os.umask(0o002)  # as where every user has a group
         buildings = [Building(UPDATE, *arguments()) for _ in range(2)]
         for building in buildings:
             assert not building.kept
             assert_right(building.library())
             assert building.problem == ""
+        os.umask(before)
         # Nothing but the library is left, and nobody else may write to it.
         (kept,) = (folder / "torchdigits").iterdir()
         assert kept.stat().st_mode & 0o022 == 0
@@ -255,16 +257,20 @@ def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch: pyte
 def test_the_cache_has_its_bounds(tmp_path: Path) -> None:
     now = time.time()
     for number in range(MOST_KEPT + 3):
-        (path := tmp_path / f"{number}.so").touch()
+        (path := tmp_path / f"{number:064}.so").touch()
         os.utime(path, (now - number, now - number))
     for name, age in (("building-new", 3600), ("building-old", 25 * 3600)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half.cpp").touch()
         os.utime(tmp_path / name, (now - age, now - age))
+    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's.so").touch()
+    for name in ("somebody's", "somebody's.so"):
+        os.utime(tmp_path / name, (1, 1))
     library._prune(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(f"{number}.so" for number in range(MOST_KEPT)),
-        "building-new",
+        *(f"{number:064}.so" for number in range(MOST_KEPT)),
+        *("building-new", "somebody's", "somebody's.so"),  # and nothing that is not ours
     }
 
 

@@ -76,7 +76,8 @@ class CompiledDigitClassifier(DigitClassifier):
         return sgd_loop(self._update, parameters, block, self._held)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_compiled": None}  # a loaded library cannot be copied
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"_compiled": None}  # a loaded library cannot be copied
 
     def detached_parameters(self) -> Parameters:
         """The parameters by their names, without autograd."""

@@ -138,7 +138,8 @@ def compile_library(update: Update, parameters: Parameters, block: Block, held: 
 class CapturedBlock:
     """A block on a GPU: its updates, compiled one by one, captured once as a CUDA graph, and replayed.
 
-    It takes blocks of the first one's shape, and what is held must be the same tensors every time.
+    It takes blocks of the first one's shape. What is held is read where it was when it was captured; other tensors are
+    copied there.
     """
 
     def __init__(self, update: Update) -> None:
@@ -154,8 +155,9 @@ class CapturedBlock:
         if self._graph is None:
             self._capture(parameters, block, held)
             assert self._graph is not None
-        if any(tensor is not captured for tensor, captured in zip(held, self._held, strict=True)):
-            raise ValueError("what is held must be what was captured")
+        for tensor, captured in zip(held, self._held, strict=True):
+            if tensor is not captured:
+                captured.copy_(tensor)
         for inside, value in zip(self._inputs, (*parameters.values(), *block), strict=True):
             inside.copy_(value)
         self._graph.replay()

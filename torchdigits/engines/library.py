@@ -221,6 +221,7 @@ class Building:
         environment = os.environ | {
             "TORCHINDUCTOR_CACHE_DIR": str(self._folder),  # whoever may write to the usual one could alter code there
             "TMPDIR": str(self._folder),
+            "PYTHONSAFEPATH": "1",  # else what lies in the folder where this was started would be imported
             "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         }
         code = "from torchdigits.engines.library import build; build()"
@@ -262,7 +263,9 @@ class Building:
             return
         content = path.read_bytes()
         try:
-            write_whole(self._cache / f"{self._key}{_SUFFIX}", content + _digest(self._key, content))
+            kept = self._cache / f"{self._key}{_SUFFIX}"
+            write_whole(kept, content + _digest(self._key, content))
+            kept.chmod(0o600)  # whatever the umask
             _prune(self._cache)
         except OSError as error:
             self.problem = _words(error)
@@ -287,6 +290,8 @@ def _cache_folder() -> tuple[Path | None, str]:
     """The folder where libraries are kept, which this user alone can write to; or None, and why there is none."""
     try:
         folder = user_cache_path("torchdigits")
+        if not folder.is_absolute():
+            return None, f"{folder} is not an absolute path"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = Path(os.path.realpath(folder))
         if not _only_mine(folder.stat()):
@@ -310,10 +315,10 @@ def _prune(folder: Path) -> None:
     for path in folder.iterdir():
         with suppress(OSError):  # another process may have removed it
             used = path.stat().st_mtime
-            if path.suffix == _SUFFIX:
+            if path.suffix == _SUFFIX and len(path.stem) == 2 * _DIGEST:
                 ages.append((used, path))
-            elif time.time() - used > _OLD:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            elif path.name.startswith(_PARTS) and time.time() - used > _OLD:
+                shutil.rmtree(path)
     for _, path in sorted(ages)[:-MOST_KEPT]:
         with suppress(OSError):
             path.unlink()
