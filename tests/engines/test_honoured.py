@@ -7,10 +7,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import leave_uncompiled
+from conftest import Uncompiled, leave_uncompiled
 from lightning.pytorch.callbacks import (
     EarlyStopping,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LambdaCallback,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
@@ -100,6 +102,39 @@ class Watcher(L.Callback):
         raise AssertionError
 
 
+class Careless(CompiledDigitClassifier):
+    """Its hooks forget those of the class that it is of."""
+
+    def on_fit_start(self) -> None:
+        pass
+
+    def on_train_epoch_start(self) -> None:
+        self._outputs.clear()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+class HookedParameter(CompiledDigitClassifier):
+    def __init__(self) -> None:
+        super().__init__()
+        weights = self.network.get_parameter("layers.0.weight")
+        weights.register_post_accumulate_grad_hook(lambda parameter: None)  # type: ignore[no-untyped-call]
+
+
+class HookedLayer(CompiledDigitClassifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.layers[0].register_forward_hook(lambda layer, given, output: output * 0)
+
+
+class HookedOptimizer(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_post_hook(lambda *_: None)
+        return optimizer
+
+
 @pytest.mark.parametrize(
     ("classifier", "options", "words"),
     [
@@ -111,12 +146,17 @@ class Watcher(L.Callback):
         (Frozen, {}, "some of the parameters"),
         (Scheduled, {}, "the scheduler StepLR"),
         (Two, {}, "2 optimizers"),
+        (Careless, {}, "the optimizer Adam"),
+        (HookedParameter, {}, "hooks of parameters"),
+        (HookedLayer, {}, "hooks of parameters, layers"),
+        (HookedOptimizer, {}, "hooks of parameters, layers or the optimizer"),
+        (CompiledDigitClassifier, {"callbacks": [LambdaCallback(on_after_backward=print)]}, "LambdaCallback.on_after_"),
+        (CompiledDigitClassifier, {"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging, which averages"),
         (Hooked, {}, "Hooked.on_after_backward, which would never be called"),
         (AnotherPass, {}, "another forward pass"),
         (CompiledDigitClassifier, {"callbacks": [Watcher()]}, "Watcher.on_before_optimizer_step"),
         (CompiledDigitClassifier, {"precision": "bf16-mixed"}, "precision bf16-mixed"),
         (CompiledDigitClassifier, {"limit_train_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or "),
-        (CompiledDigitClassifier, {"overfit_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or "),
         (
             CompiledDigitClassifier,
             {"val_check_interval": 0.5},
@@ -169,6 +209,46 @@ def test_a_learning_rate_set_between_two_runs_is_the_next_ones(digits: DigitSpli
         trained.append(classifier)
     for ours, theirs in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_rate_that_is_set_amid_an_epoch_is_refused(digits: DigitSplits) -> None:
+    class Slower(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step:
+                trainer.optimizers[0].param_groups[0]["lr"] = 0.1
+
+    with pytest.raises(OptionError, match=r"SGD\(lr=0.1\), as the classifier has learning rate 3.0"):
+        fit(digits, CompiledDigitClassifier(), callbacks=[Slower()])
+
+
+def test_what_is_compiled_is_the_first_whole_block_of_each_run(
+    digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[int, ...]] = []
+
+    class Recorded(Uncompiled):
+        def __init__(self, update: Any, parameters: Any, block: Any, *_: Any) -> None:
+            super().__init__(update)
+            compiled.append(tuple(block[0].shape))
+
+    monkeypatch.setattr("torchdigits.engines.compiled.Building", Recorded)
+    classifier = CompiledDigitClassifier()
+    fit(digits, classifier, max_steps=7, max_epochs=-1)  # less than a block: not worth it
+    assert compiled == []
+    fit(digits, classifier, max_epochs=2)
+    fit(digits, classifier)
+    fit(digits, classifier, batch_size=50)
+    assert compiled == [(40, 10, 784), (24, 50, 784)]
+
+
+def test_a_block_must_be_one(digits: DigitSplits) -> None:
+    for images, labels in (
+        (torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)),
+        (torch.zeros(5, 10, 784), torch.zeros(5, 10, dtype=torch.int64)),
+        (torch.zeros(5, 784), torch.zeros(5, dtype=torch.int64)),
+    ):
+        with pytest.raises(OptionError, match=r"^CompiledDigitClassifier takes blocks of bytes: give DigitsDataModule"):
+            CompiledDigitClassifier().training_step((images, labels), 0)
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, digits: DigitSplits) -> None:

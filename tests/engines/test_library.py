@@ -1,24 +1,31 @@
 """Compiled updates are kept in the user's cache folder, and nothing that could be wrong there is ever loaded."""
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 
 from torchdigits import SigmoidMLP
+from torchdigits.engines import cache as caching
 from torchdigits.engines import library
+from torchdigits.engines.cache import MOST_KEPT, Cache
 from torchdigits.engines.compiler import NetworkUpdate, sgd_loop
-from torchdigits.engines.library import MOST_KEPT, BuildError, Building, Library, Shapes
+from torchdigits.engines.library import BuildError, Building, Library, Shapes
 
 SIZES = (5, 4, 3)
 UPDATE = NetworkUpdate(SIZES)
@@ -116,7 +123,7 @@ def link_to_a_folder(path: Path) -> None:
 def of_another_key(path: Path) -> None:
     """As if a library of another processor had been given this one's name."""
     content = path.read_bytes()[:-32]
-    path.write_bytes(content + library._digest("another key", content))
+    path.write_bytes(content + hashlib.sha256(b"another key" + content).digest())
 
 
 def writable_by_others(path: Path) -> None:
@@ -200,27 +207,26 @@ def test_without_a_cache_folder_it_is_built_in_a_temporary_one(tmp_path: Path, m
     assert not folder.exists()
 
 
-@pytest.mark.slow
-def test_a_full_disk_costs_the_next_run_its_time_and_no_more(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (kept,) = cache.iterdir()
-    source = tmp_path / "library.so"
-    source.write_bytes(kept.read_bytes())
-    kept.unlink()
-
+def test_what_a_full_disk_cannot_keep_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    def start(self: Building) -> None:
-        self._folder = tmp_path
+    monkeypatch.setattr(caching, "write_whole", full)
+    kept = Cache()
+    kept.keep("k" * 64, b"code")
+    assert kept.problem == f"{cache / ('k' * 64)}.so: No space left on device"
+    assert kept.find("k" * 64) is None
 
-    monkeypatch.setattr(library, "write_whole", full)
-    monkeypatch.setattr(Building, "_start", start)
-    building = Building(UPDATE, *arguments())
-    building._keep(source)
-    assert building.problem == f"{cache / building._key}.so: No space left on device"
-    assert list(cache.iterdir()) == []
+
+def test_where_the_cache_folders_disk_is_full_it_is_built_in_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for name in ("cache", "temporary"):
+        (tmp_path / name).mkdir()
+    assert library._folder_with_room(tmp_path / "cache").parent == tmp_path / "cache"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000_000))
+    assert library._folder_with_room(tmp_path / "cache").parent == tmp_path / "temporary"
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped", "forgotten"])
@@ -245,33 +251,56 @@ def test_a_compiler_that_ends_early_leaves_nothing(
     assert not folder.exists()
 
 
-@pytest.mark.slow
-def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
-    with pytest.raises(BuildError, match="No working C\\+\\+ compiler"):
-        Building(UPDATE, *arguments()).library()
-    assert list((tmp_path / "torchdigits").iterdir()) == []
-
-
 def test_the_cache_has_its_bounds(tmp_path: Path) -> None:
     now = time.time()
-    for number in range(MOST_KEPT + 3):
+    for number in range(MOST_KEPT + 2):
         (path := tmp_path / f"{number:064}.so").touch()
         os.utime(path, (now - number, now - number))
-    for name, age in (("building-new", 3600), ("building-old", 25 * 3600)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "half.cpp").touch()
-        os.utime(tmp_path / name, (now - age, now - age))
-    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's").mkdir()  # what is not ours is not removed, however old
     (tmp_path / "somebody's.so").touch()
     for name in ("somebody's", "somebody's.so"):
         os.utime(tmp_path / name, (1, 1))
-    library._prune(tmp_path)
+    kept = Cache()
+    kept.folder = tmp_path
+    kept.keep("f" * 64, b"code")
     assert {path.name for path in tmp_path.iterdir()} == {
-        *(f"{number:064}.so" for number in range(MOST_KEPT)),
-        *("building-new", "somebody's", "somebody's.so"),  # and nothing that is not ours
+        *(f"{number:064}.so" for number in range(MOST_KEPT - 1)),
+        *("f" * 64 + ".so", "somebody's", "somebody's.so"),
     }
+    assert kept.find("f" * 64) == tmp_path / ("f" * 64 + ".so")
+
+
+def test_a_compiler_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Killed, so that it can end nothing itself."""
+    code = (
+        "import sys, time; sys.path[:0] = sys.argv[1:]; import test_library as t;"
+        "building = t.Building(t.UPDATE, *t.arguments()); print(building._process.pid, flush=True); time.sleep(100)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(ROOT / "tests")]
+    own = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTEST_XDIST_WORKER": "as conftest.py asks"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | own) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        time.sleep(3)  # until it has begun; if it has not, it ends as soon as it does
+        process.kill()
+    folder = tmp_path / "torchdigits"
+    for _ in range(300):
+        if not list(folder.iterdir()) and not Path(f"/proc/{number}").exists():
+            break
+        time.sleep(0.1)
+    assert list(folder.iterdir()) == []
+
+
+def test_the_compiler_imports_nothing_from_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "platform.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "/no/compiler")
+    with pytest.raises(BuildError, match="No working C"):
+        Building(UPDATE, *arguments()).library()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from torchdigits.classifier import DigitClassifier
 from torchdigits.errors import OptionError
@@ -18,16 +18,23 @@ _HOOKS = (
     *("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad"),
     *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step"),
 )
+# Where torch keeps the hooks that were registered with a parameter, a layer, or an optimizer.
+_REGISTERED = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_post_accumulate_grad_hooks", "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"),
+)
 
 
 def check_honours(classifier: "CompiledDigitClassifier") -> None:
     """Check that the compiled engine does all that is asked of it.
 
     Raises:
-        OptionError: several processes, mixed precision, a part of an epoch's batches or a validation amid them, another
-            forward pass, or a hook that would never be called.
+        OptionError: another device than a CPU or CUDA's, several processes, mixed precision, a part of an epoch's
+            batches or a validation amid them, another forward pass, or what is to happen in or after each update.
     """
     trainer = classifier.trainer
+    if classifier.device.type not in {"cpu", "cuda"}:
+        raise _refused(f"a device of type {classifier.device.type}")
     if trainer.world_size > 1:
         raise _refused(f"{trainer.world_size} processes")
     if trainer.precision not in {"32-true", "64-true"}:
@@ -39,13 +46,16 @@ def check_honours(classifier: "CompiledDigitClassifier") -> None:
     kind = type(classifier)
     if kind.forward is not DigitClassifier.forward or type(classifier.network) is not SigmoidMLP:
         raise _refused("another forward pass")
-    for holder, base in ((classifier, DigitClassifier), *((callback, L.Callback) for callback in _callbacks(trainer))):
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for holder, base in ((classifier, DigitClassifier), *((callback, L.Callback) for callback in callbacks)):
         for name in _HOOKS:
-            if getattr(type(holder), name, None) is not getattr(base, name, None):
+            if name in vars(holder) or getattr(type(holder), name, None) is not getattr(base, name, None):
                 raise _refused(f"{type(holder).__name__}.{name}, which would never be called")
-    for callback in _callbacks(trainer):
+    for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback._every_n_train_steps:  # noqa: SLF001
             raise _refused("ModelCheckpoint(every_n_train_steps=...)", "every_n_epochs, or ")
+        if isinstance(callback, WeightAveraging):
+            raise _refused(f"{type(callback).__name__}, which averages after each update")
 
 
 def check_optimizer(classifier: "CompiledDigitClassifier") -> None:
@@ -71,10 +81,9 @@ def check_optimizer(classifier: "CompiledDigitClassifier") -> None:
     trained = {id(parameter) for parameter in groups[0]["params"] if parameter.requires_grad}
     if trained != {id(parameter) for parameter in classifier.network.parameters()}:
         raise _refused("training some of the parameters alone")
-
-
-def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
+    hooked = [*classifier.network.parameters(), *classifier.network.modules(), *trainer.optimizers]
+    if any(getattr(thing, name, None) for thing in hooked for name in _REGISTERED):
+        raise _refused("hooks of parameters, layers or the optimizer, which would never be called")
 
 
 def _refused(what: str, instead: str = "") -> OptionError:

@@ -10,36 +10,28 @@ import os
 import platform
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
+from torchdigits.engines.cache import Cache, words
 from torchdigits.engines.compiler import Block, Held, Update, compile_library
 from torchdigits.errors import root_cause
-from torchdigits.files.writing import write_whole
 from torchdigits.sgd import Parameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-MOST_KEPT = 64  # libraries in the cache folder, of 2 MB or less each; the one that was used longest ago goes first
-_SUFFIX = ".so"
-_PARTS = "building-"  # folders in which libraries are built
-_OLD = 24 * 3600  # seconds after which such a folder was left behind by a killed process
 _HANDLES: Any = torch._C._aoti  # noqa: SLF001  # of torch's, for Python that calls such libraries
-_DIGEST = 32  # bytes of a SHA-256 at the end of a kept library
 _SOURCES = ("network.py", "sgd.py", "engines/compiler.py")
+_ROOM = 64 * 2**20  # bytes that compiling may take on a disk; 6 million were seen
 
 
 class BuildError(Exception):
@@ -121,8 +113,9 @@ class Library:
 
     def __call__(self, parameters: Parameters, block: Block, held: Held) -> tuple[Parameters, Tensor]:
         values = [tensor.contiguous() for tensor in (*parameters.values(), *block, *held)]
-        if [_shape_of(value) for value in values] != self._shapes:
-            raise ValueError("the library was compiled for arguments of other shapes")
+        on_cpu = all(value.device.type == "cpu" for value in values)
+        if not on_cpu or [_shape_of(value) for value in values] != self._shapes:
+            raise ValueError("the library was compiled for arguments of other shapes, on a CPU")
         # Handles of tensors, which the library takes over; those that it returns are taken over here. As this is called
         # by ctypes, other threads of Python go on meanwhile.
         given = _HANDLES.unsafe_alloc_void_ptrs_from_tensors(values)
@@ -147,23 +140,35 @@ class Building:
 
     Attributes:
         kept: whether it was kept.
-        problem: why it will not be kept, in words; may be empty.
+
+    Raises:
+        BuildError: the process cannot be started.
     """
 
     def __init__(
         self, update: Update, parameters: Parameters, block: Block, held: Held, threads: int = 1, callers: int = 1
     ) -> None:
-        self.shapes, self._callers = Shapes.of(update, parameters, block, held, threads), callers
         self._begun = time.perf_counter()
+        self._shapes, self._callers = Shapes.of(update, parameters, block, held, threads), callers
+        self._key, self._cache = self._shapes.key(), Cache()
         self._process: subprocess.Popen[bytes] | None = None
         self._library: Library | None = None
-        self._key = self.shapes.key()
-        self._cache, self.problem = _cache_folder()
-        if self._cache is not None:
-            self._library = self._from_cache(self._cache / f"{self._key}{_SUFFIX}")
+        if path := self._cache.find(self._key):
+            with suppress(OSError, BuildError):
+                self._library = Library(path, self._shapes, callers)
         self.kept = self._library is not None
         if not self.kept:
             self._start()
+
+    @property
+    def problem(self) -> str:
+        """Why it is not kept for the next time, in words; may be empty."""
+        return self._cache.problem
+
+    @property
+    def seconds(self) -> float:
+        """Since it was begun."""
+        return time.perf_counter() - self._begun
 
     def library(self) -> Library:
         """The library, as soon as it is built.
@@ -172,160 +177,102 @@ class Building:
             BuildError: it could not be built.
         """
         if self._library is None:
-            self._library = self._finish()
+            try:
+                self._library = self._finish()
+            except OSError as error:
+                raise BuildError(words(error)) from error
+            finally:
+                self.stop()
         return self._library
-
-    @property
-    def seconds(self) -> float:
-        """Since it was begun."""
-        return time.perf_counter() - self._begun
 
     def stop(self) -> None:
         """End the process, if it still runs, and remove what it has written."""
         if self._process is not None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # on macOS, the latter of one that has ended
                 os.killpg(self._process.pid, signal.SIGKILL)
-            with self._process:  # closes its pipe, and waits for it
+            with self._process:  # closes its pipes, and waits for it
                 self._process = None
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def __del__(self) -> None:
-        if getattr(self, "_process", None) is not None and sys is not None:
+        if getattr(self, "_process", None) is not None:
             self.stop()
-
-    def _from_cache(self, path: Path) -> Library | None:
-        """A library that was kept whole, by this user; else None, and it will be made anew."""
-        try:
-            with path.open("rb") as file:
-                if not _only_mine(os.fstat(file.fileno())):
-                    return None
-                *_, end = content = [file.read()]
-            if len(end) <= _DIGEST or _digest(self._key, end[:-_DIGEST]) != content[0][-_DIGEST:]:
-                return None
-            os.utime(path)
-            return Library(path, self.shapes, self._callers)
-        except (OSError, BuildError):
-            return None
 
     def _start(self) -> None:
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=_PARTS, dir=self._cache))
+            self._folder = _folder_with_room(self._cache.folder)
         except OSError as error:
-            self.problem = _words(error)
-            self._cache = None
-            try:
-                self._folder = Path(tempfile.mkdtemp(prefix=_PARTS))
-            except OSError as further:
-                raise BuildError(_words(further)) from further
-        root = str(Path(__file__).parent.parent.parent)
-        environment = os.environ | {
-            "TORCHINDUCTOR_CACHE_DIR": str(self._folder),  # whoever may write to the usual one could alter code there
-            "TMPDIR": str(self._folder),
-            "PYTHONSAFEPATH": "1",  # else what lies in the folder where this was started would be imported
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        }
-        code = "from torchdigits.engines.library import build; build()"
+            raise BuildError(words(error)) from error
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code, str(self._folder), json.dumps(vars(self.shapes))],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-c", _CHILD, *map(json.dumps, (sys.path, str(self._folder), vars(self._shapes)))],
+                stdin=subprocess.PIPE,  # which ends when this process does
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                # Whoever may write to the usual folder of torch's could alter code there.
+                env=os.environ | dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "TMPDIR"), str(self._folder)),
                 start_new_session=True,  # so that it can be ended together with the compiler that it calls
             )
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise BuildError(_words(error)) from error
+            raise BuildError(words(error)) from error
 
     def _finish(self) -> Library:
-        """Wait for the process, load its library, and keep it."""
+        """Wait for the process, keep its library, and load it."""
         assert self._process is not None
-        try:
-            output: IO[bytes] | None = self._process.stdout
-            assert output is not None
-            answer = output.read().decode(errors="replace")
-            status = self._process.wait()
-            if status or not answer.startswith("built "):
-                raise BuildError(answer.strip() or f"the compiling process ended with {_ending(status)}")
-            path = Path(answer.removeprefix("built ").rstrip("\n"))
-            try:
-                library = Library(path, self.shapes, self._callers)
-                self._keep(path)
-            except OSError as error:
-                raise BuildError(_words(error)) from error
-            return library
-        finally:
-            self.stop()
-
-    def _keep(self, path: Path) -> None:
-        if self._cache is None:
-            return
-        content = path.read_bytes()
-        try:
-            kept = self._cache / f"{self._key}{_SUFFIX}"
-            write_whole(kept, content + _digest(self._key, content))
-            kept.chmod(0o600)  # whatever the umask
-            _prune(self._cache)
-        except OSError as error:
-            self.problem = _words(error)
+        assert self._process.stdout is not None
+        answer = self._process.stdout.read().decode(errors="replace")
+        if (status := self._process.wait()) or not answer.startswith("built "):
+            raise BuildError(answer.strip() or f"the compiling process ended with {_ending(status)}")
+        path = Path(answer.removeprefix("built ").rstrip("\n"))
+        self._cache.keep(self._key, path.read_bytes())
+        # As kept, since the system may forbid to run what is in the temporary folder.
+        return Library(self._cache.find(self._key) or path, self._shapes, self._callers)
 
 
-def build() -> None:
-    """Compile what sys.argv describes, in the folder that it names; say where the library is, or why there is none."""
+# What the process runs. It imports from where this one does, and not from the folder where it was started.
+_CHILD = """
+import json, sys
+path, *arguments = map(json.loads, sys.argv[1:])
+sys.path[:] = path
+from torchdigits.engines.library import build
+build(*arguments)
+"""
+
+
+def build(folder: str, shapes: dict[str, Any]) -> None:
+    """Compile in this folder, and print where the library is, or why there is none. For a process of its own."""
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     said = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries and compilers print goes nowhere
     try:
-        shapes = Shapes(**json.loads(sys.argv[2]))
-        torch.set_num_threads(shapes.threads)
+        described = Shapes(**shapes)
+        torch.set_num_threads(described.threads)
         with torch.no_grad():
-            path = compile_library(*shapes.arguments(), Path(sys.argv[1]))
+            path = compile_library(*described.arguments(), Path(folder))
         said.write(f"built {path}\n")
     except Exception as error:  # whatever it is, it is told
         said.write(f"{root_cause(error)}\n")
     said.close()
 
 
-def _cache_folder() -> tuple[Path | None, str]:
-    """The folder where libraries are kept, which this user alone can write to; or None, and why there is none."""
-    try:
-        folder = user_cache_path("torchdigits")
-        if not folder.is_absolute():
-            return None, f"{folder} is not an absolute path"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = Path(os.path.realpath(folder))
-        if not _only_mine(folder.stat()):
-            return None, f"{folder} can be written to by others"
-        for parent in folder.parents:  # whoever may rename a folder can put another in its place
-            status = parent.stat()
-            if status.st_uid not in {0, os.geteuid()} or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
-                return None, f"{parent} can be written to by others"
-    except (OSError, RuntimeError, ValueError) as error:
-        return None, _words(error)
-    return folder, ""
+def _end_with_parent(folder: str) -> None:
+    """If whoever has started this process is no more, end it, the compiler too, and leave nothing."""
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
 
 
-def _only_mine(status: os.stat_result) -> bool:
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+def _folder_with_room(cache: Path | None) -> Path:
+    """A new folder to compile in: in the cache folder, or else in the system's for temporary files.
 
-
-def _prune(folder: Path) -> None:
-    """Remove the libraries that were used longest ago, if there are too many, and what killed processes left."""
-    ages = []
-    for path in folder.iterdir():
-        with suppress(OSError):  # another process may have removed it
-            used = path.stat().st_mtime
-            if path.suffix == _SUFFIX and len(path.stem) == 2 * _DIGEST:
-                ages.append((used, path))
-            elif path.name.startswith(_PARTS) and time.time() - used > _OLD:
-                shutil.rmtree(path)
-    for _, path in sorted(ages)[:-MOST_KEPT]:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _digest(key: str, content: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + content).digest()
+    Raises:
+        OSError: there is neither.
+    """
+    with suppress(OSError):
+        if cache is not None and shutil.disk_usage(cache).free >= _ROOM:
+            return Path(tempfile.mkdtemp(prefix="building-", dir=cache))
+    return Path(tempfile.mkdtemp(prefix="torchdigits-building-"))
 
 
 def _shape_of(value: Tensor) -> list[Any]:
@@ -347,18 +294,12 @@ def _compiler() -> list[Any]:
 
 def _processor() -> list[Any]:
     """What a library that was built for this very processor depends on."""
-    lines: Mapping[str, str] = {}
+    lines: dict[str, str] = {}
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
         lines = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
     named = [lines.get(name, "") for name in ("model name", "cpu family", "model", "stepping", "flags", "Features")]
     return [platform.platform(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *named]
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return root_cause(error)
 
 
 def _ending(status: int) -> str:

@@ -21,7 +21,7 @@ def check_logger(name: str) -> None:
     """
     if name not in LOGGERS:
         raise OptionError(f"--logger {name}: it must be {', '.join(LOGGERS[:-1])} or {LOGGERS[-1]}")
-    if name != "csv" and find_spec(name) is None:
+    if name != "csv" and not ((spec := find_spec(name)) and spec.origin):  # and no folder of that name
         raise OptionError(f"--logger {name}: its package is missing: pip install 'torchdigits[{name}]'")
 
 
@@ -46,5 +46,5 @@ def make_logger(name: str, folder: Path) -> "Logger":
         return TensorBoardLogger(folder, "logs")
     if name == "wandb":
         return WandbLogger(folder.name, folder, project=project)
-    place = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{folder.resolve() / 'mlruns'}"
+    place = os.environ.get("MLFLOW_TRACKING_URI") or (folder.resolve() / "mlruns").as_uri()
     return MLFlowLogger(project, folder.name, place)
