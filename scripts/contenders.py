@@ -1,13 +1,13 @@
 """What scripts/benchmark.py lets compete: the same network, trained in several programs, a function each."""
 
 import time
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-LEARNING_RATE, BATCH_SIZE, SEED = 3.0, 10, 0
+from programs import LEARNING_RATE, SEED, Trained, lightning_parts
 
 
 class Run(NamedTuple):
@@ -23,6 +23,7 @@ class Setting(NamedTuple):
 
     splits: Any
     network: Any
+    batch_size: int
     device: str
     folder: Path
 
@@ -32,73 +33,35 @@ class Setting(NamedTuple):
         return epoch_order(len(self.splits.training.labels), SEED, epoch)
 
     def mini_batches(self, epoch: int) -> Any:
-        return self.order(epoch).split(BATCH_SIZE)
+        return self.order(epoch).split(self.batch_size)
+
+
+def plain(program: Callable[..., Iterator[Trained]], setting: Setting) -> Run:
+    """One of `programs.py`, an epoch at a time."""
+    training = setting.splits.training
+    orders = (setting.order(number).numpy() for number in count())
+    runs = program(
+        (training.images.numpy(), training.labels.numpy()), arrays(setting.network), orders, setting.batch_size
+    )
+    trained: list[Trained] = []
+
+    def epoch(number: int) -> None:
+        trained[:] = [next(runs)]
+
+    return Run(epoch, lambda: trained[0].weights())
 
 
 def lightning_example(setting: Setting) -> Run:
     """A torchvision dataset, transformed and collated an image at a time; a metric logged in every step."""
-    import lightning as L
     import torch
-    from torchvision.datasets import VisionDataset
-    from torchvision.transforms.functional import to_tensor
 
-    from torchdigits.network import quadratic_cost
-
-    class Images(VisionDataset):  # type: ignore[misc]
-        """As torchvision's MNIST gives its images: from an array to a Pillow image to a tensor."""
-
-        def __init__(self) -> None:
-            super().__init__("", transform=to_tensor)
-
-        def __len__(self) -> int:
-            return len(setting.splits.training.labels)
-
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            from PIL import Image
-
-            images, labels = setting.splits.training
-            picture = Image.fromarray(images[index].view(28, 28).numpy())
-            assert self.transform is not None
-            return self.transform(picture), int(labels[index])
-
-    class Module(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = deepcopy(setting.network)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            images, labels = batch
-            cost = quadratic_cost(self.network(images.flatten(1)), labels)
-            self.log("training_cost", cost)
-            return cost
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
-
-    module = Module()
+    training = setting.splits.training
+    module, images = lightning_parts(arrays(setting.network))
+    part = images((training.images.numpy(), training.labels.numpy()))
     generator = torch.Generator().manual_seed(SEED)
-    loader: Any = torch.utils.data.DataLoader(Images(), batch_size=BATCH_SIZE, shuffle=True, generator=generator)
+    loader: Any = torch.utils.data.DataLoader(part, setting.batch_size, shuffle=True, generator=generator)
     fit = trainer(setting, [])
     return Run(partial(fit, module, loader), lambda: arrays(module.network))
-
-
-def numpy_by_example(setting: Setting) -> Run:
-    """As the original: float64, the gradient of one example after the other, summed."""
-    from torchdigits.proof import gradients, reference
-
-    twin = gradients.reference_of(setting.network)
-    x = reference.columns(setting.splits.training.images.numpy())
-    y = reference.one_hot(setting.splits.training.labels.numpy())
-
-    def epoch(number: int) -> None:
-        for chosen in setting.mini_batches(number):
-            nabla_w, nabla_b = zip(*(twin.backprop(x[:, i, None], y[:, i, None]) for i in chosen.tolist()), strict=True)
-            step = LEARNING_RATE / len(chosen)
-            sums_w, sums_b = ([sum(layer) for layer in zip(*nablas, strict=True)] for nablas in (nabla_w, nabla_b))
-            twin.weights = [w - step * nabla for w, nabla in zip(twin.weights, sums_w, strict=True)]
-            twin.biases = [b - step * nabla for b, nabla in zip(twin.biases, sums_b, strict=True)]
-
-    return Run(epoch, lambda: [*gradients.parameters_of(twin).values()])
 
 
 def numpy_by_mini_batch(setting: Setting) -> Run:
@@ -120,28 +83,6 @@ def numpy_by_mini_batch(setting: Setting) -> Run:
     return Run(epoch, lambda: [*gradients.parameters_of(twin).values()])
 
 
-def pytorch_loop(setting: Setting) -> Run:
-    """Autograd and torch.optim.SGD in a loop, on tensors in memory."""
-    import torch
-
-    from torchdigits.network import quadratic_cost
-
-    network = deepcopy(setting.network).to(setting.device)
-    images = setting.splits.training.images.to(setting.device).float() / 255
-    labels = setting.splits.training.labels.to(setting.device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
-
-    def epoch(number: int) -> None:
-        order = setting.order(number).to(setting.device)
-        for chosen in order.split(BATCH_SIZE):
-            optimizer.zero_grad()
-            cost: Any = quadratic_cost(network(images[chosen]), labels[chosen])
-            cost.backward()
-            optimizer.step()
-
-    return Run(epoch, lambda: arrays(network))
-
-
 def engine(setting: Setting, *, compiled: bool) -> Run:
     """An engine of torchdigits in Lightning's Trainer, with validation and two checkpoints an epoch, as in train.py."""
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -153,11 +94,11 @@ def engine(setting: Setting, *, compiled: bool) -> Run:
     kind = CompiledDigitClassifier if compiled else DigitClassifier
     classifier = kind(setting.network.sizes, LEARNING_RATE)
     classifier.network.load_state_dict(setting.network.state_dict())
-    module = DigitsDataModule(setting.splits, None, BATCH_SIZE, SEED, BLOCK_SIZE if compiled else None)
+    module = DigitsDataModule(setting.splits, None, setting.batch_size, SEED, BLOCK_SIZE if compiled else None)
     compile_seconds = None
     if isinstance(classifier, CompiledDigitClassifier):
         classifier.to(setting.device)
-        first = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE).first()
+        first = Blocks(setting.splits.training, setting.batch_size, SEED, setting.device, BLOCK_SIZE).first()
         compile_seconds = seconds(setting, single(lambda: classifier.compile_for(first)))
     best = ModelCheckpoint(setting.folder, f"{kind.__name__}-best", monitor="validation_accuracy", mode="max")
     last = ModelCheckpoint(setting.folder, f"{kind.__name__}-last", enable_version_counter=False)
@@ -176,7 +117,7 @@ def compiled_loop(setting: Setting) -> Run:
     classifier = CompiledDigitClassifier(setting.network.sizes, LEARNING_RATE)
     classifier.network.load_state_dict(setting.network.state_dict())
     classifier.to(setting.device)
-    blocks = Blocks(setting.splits.training, BATCH_SIZE, SEED, setting.device, BLOCK_SIZE)
+    blocks = Blocks(setting.splits.training, setting.batch_size, SEED, setting.device, BLOCK_SIZE)
     parameters = parameters_of(classifier.network)
 
     @torch.no_grad()
@@ -188,61 +129,6 @@ def compiled_loop(setting: Setting) -> Run:
 
     compile_seconds = seconds(setting, single(lambda: classifier.compile_for(blocks.first())))
     return Run(single(epoch), lambda: [value.cpu().numpy() for value in parameters.values()], compile_seconds)
-
-
-def jax_scan(setting: Setting, *, gather: bool) -> Run:
-    """`jit` of a `lax.scan` over an epoch's mini-batches.
-
-    Either of floats shuffled outside, the usual way, or with the bytes of a mini-batch gathered inside the scan.
-    """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    training = setting.splits.training
-    full = len(training.labels) // BATCH_SIZE * BATCH_SIZE
-    pixels, labels = training.images.numpy(), training.labels.numpy().astype(np.int32)
-    images = pixels.astype(np.float32) / 255
-    state = [jnp.asarray(value) for value in arrays(setting.network)]
-
-    def cost(state: Any, images: Any, labels: Any) -> Any:
-        for weights, biases in zip(state[0::2], state[1::2], strict=True):
-            images = jax.nn.sigmoid(images @ weights.T + biases)
-        return jnp.sum((images - jax.nn.one_hot(labels, images.shape[1])) ** 2) / (2 * len(images))
-
-    def update(state: Any, mini_batch: Any) -> tuple[Any, None]:
-        gradients = jax.grad(cost)(state, *mini_batch)
-        return jax.tree.map(lambda value, gradient: value - LEARNING_RATE * gradient, state, gradients), None
-
-    held = jnp.asarray(pixels), jnp.asarray(labels)
-
-    def gathered(held: Any, chosen: Any) -> Any:
-        return held[0][chosen].astype(jnp.float32) / 255, held[1][chosen]
-
-    scan = jax.jit(lambda state, mini_batches: jax.lax.scan(update, state, mini_batches)[0])
-    gathering_scan = jax.jit(
-        lambda state, held, order: jax.lax.scan(lambda s, chosen: update(s, gathered(held, chosen)), state, order)[0]
-    )
-
-    def epoch(number: int) -> None:
-        nonlocal state
-        order = setting.order(number).numpy()
-        chosen, rest = order[:full].reshape(-1, BATCH_SIZE), order[full:]
-        if gather:
-            state = gathering_scan(state, held, chosen)
-        else:
-            state = scan(state, (images[chosen.ravel()].reshape(*chosen.shape, -1), labels[chosen]))
-        if len(rest):
-            state, _ = update(state, (images[rest], labels[rest]))
-        jax.block_until_ready(state)  # type: ignore[no-untyped-call,unused-ignore]
-
-    start = time.perf_counter()
-    order = setting.order(0).numpy()[:full].reshape(-1, BATCH_SIZE)
-    if gather:
-        gathering_scan.lower(state, held, order).compile()
-    else:
-        scan.lower(state, (np.zeros((*order.shape, images.shape[1]), np.float32), labels[order])).compile()
-    return Run(epoch, lambda: [np.asarray(value) for value in state], time.perf_counter() - start)
 
 
 def single(work: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -62,6 +65,16 @@ def test_snippets_print_what_they_say(page: Path, request: pytest.FixtureRequest
     for expected in re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE):
         said = expected.partition(": ")[0] if expected.startswith("True: ") else expected
         assert said in lines, f"{expected!r} was not printed, or not in this order"
+
+
+def test_a_snippet_of_several_processes_runs_as_a_script(tmp_path: Path) -> None:
+    (script,) = [block.text for block in blocks_of(ROOT / "docs" / "lightning.md") if block.long]
+    (tmp_path / "script.py").write_text(script)
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("122") == 2
 
 
 @pytest.mark.parametrize("page", pages_with("console"), indirect=True, ids=name_of)

@@ -76,7 +76,9 @@ def check_same_options(options: Mapping[str, Any], saved: Mapping[str, Any], wha
 
 
 def root_cause(error: BaseException) -> str:
-    """The class and the first line of the exception that caused this one."""
+    """The class and the first line of the exception that caused this one; or what this one says, if it is ours."""
+    if isinstance(error, TorchDigitsError):
+        return str(error)
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

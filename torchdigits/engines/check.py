@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from torchdigits.engines.compiler import Block, Held, Train
+from torchdigits.errors import TorchDigitsError
 from torchdigits.network import quadratic_cost
 from torchdigits.sgd import Parameters
 
@@ -13,13 +14,11 @@ from torchdigits.sgd import Parameters
 _SAFETY = 16
 
 
-class WrongUpdatesError(Exception):
+class WrongUpdatesError(TorchDigitsError):
     """Compiled updates are not those of the uncompiled loop. The text has the numbers."""
 
 
-def check_updates(
-    train: Train, loop: Train, parameters: Parameters, block: Block, held: Held
-) -> tuple[Parameters, Tensor]:
+def check_updates(train: Train, loop: Train, parameters: Parameters, block: Block, held: Held) -> None:
     """Train a block twice, compiled and uncompiled, and compare every update.
 
     Every activation that an update was computed from is compared, and so is every parameter after the last one. What
@@ -33,9 +32,6 @@ def check_updates(
         parameters: to start from.
         block: the mini-batches.
         held: see `compiler.Held`.
-
-    Returns:
-        What `train` made of the block.
 
     Raises:
         WrongUpdatesError: they differ by more.
@@ -72,7 +68,6 @@ def check_updates(
                 f"after {len(truth)} updates, {name} differs from that of the uncompiled loop by {distance:.1e} of its"
                 f" norm; rounding explains {bound:.1e}"
             )
-    return updated, activations
 
 
 def autograd_loop(network: nn.Module) -> Train:

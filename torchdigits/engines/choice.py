@@ -136,16 +136,15 @@ class EngineChoice:
         except WrongUpdatesError as error:
             return classifier, self._instead(f"compiled for this machine, it is wrong: {error}")
         except Exception as error:  # whatever it is, the eager engine can do without
-            why = str(error) if isinstance(error, BuildError) else root_cause(error)
-            return classifier, self._instead(f"torch could not compile: {why}")
+            return classifier, self._instead(f"torch could not compile: {root_cause(error)}")
         finally:
             self.close()
-        took = "from the cache"
+        why = "from the cache"
         if building is None or not building.kept:
-            took = f"in {time.perf_counter() - start if building is None else building.seconds:.1f} s"
+            why = f"in {time.perf_counter() - start if building is None else building.seconds:.1f} s"
             if building is not None and building.problem:
-                took += f"; it could not be kept for the next time: {building.problem}"
-        return compiled, replace(self._engine, why=took)
+                why += f"; it could not be kept for the next time: {building.problem}"
+        return compiled, replace(self._engine, why=why)
 
     def close(self) -> None:
         """End the process that compiles, if it still does."""

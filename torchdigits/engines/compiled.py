@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from torchdigits.classifier import DigitClassifier
-from torchdigits.engines.check import WrongUpdatesError, autograd_loop, check_updates
+from torchdigits.engines.check import autograd_loop, check_updates
 from torchdigits.engines.compiler import Block, CapturedBlock, NetworkUpdate, Train, sgd_loop
 from torchdigits.engines.honoured import check_honours, check_optimizer
-from torchdigits.engines.library import BuildError, Building
+from torchdigits.engines.library import Building
 from torchdigits.errors import OptionError, root_cause
 from torchdigits.sgd import Parameters
 
@@ -113,8 +113,7 @@ class CompiledDigitClassifier(DigitClassifier):
             try:
                 self.compile_for(block)
             except Exception as error:  # whatever it is, DigitClassifier can do without
-                why = str(error) if isinstance(error, BuildError | WrongUpdatesError) else root_cause(error)
-                raise OptionError(f"CompiledDigitClassifier: {why}; use DigitClassifier") from error
+                raise OptionError(f"CompiledDigitClassifier: {root_cause(error)}; use DigitClassifier") from error
 
     def _kind_of(self, block: Block) -> _Kind:
         return block[0].shape, next(self.network.parameters()).dtype, block[0].device

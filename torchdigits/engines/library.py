@@ -26,7 +26,7 @@ from torch import Tensor
 
 from torchdigits.engines.cache import Cache, words
 from torchdigits.engines.compiler import Block, Held, Update, compile_library
-from torchdigits.errors import root_cause
+from torchdigits.errors import TorchDigitsError, root_cause
 from torchdigits.sgd import Parameters
 
 _HANDLES: Any = torch._C._aoti  # noqa: SLF001  # of torch's, for Python that calls such libraries
@@ -34,8 +34,8 @@ _SOURCES = ("network.py", "sgd.py", "engines/compiler.py")
 _ROOM = 64 * 2**20  # bytes that compiling may take on a disk; 6 million were seen
 
 
-class BuildError(Exception):
-    """Why there is no library, in words."""
+class BuildError(TorchDigitsError):
+    """Why there is no library."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torchdigits.data.datasets import DigitSplits
 from torchdigits.engines.check import WrongUpdatesError, check_updates
 from torchdigits.engines.choice import BLOCK_SIZE
 from torchdigits.engines.compiler import Block, CapturedBlock, Held, Train, layers_without_numbers, sgd_loop
-from torchdigits.engines.library import BuildError, Building
+from torchdigits.engines.library import Building
 from torchdigits.errors import root_cause
 from torchdigits.network import SigmoidMLP
 from torchdigits.population.members import Member, Row
@@ -91,8 +91,6 @@ class Ensemble:
             check_updates(train, partial(sgd_loop, update), parameters, block, held)
         except WrongUpdatesError as error:
             return f"not compiled, as it is wrong on this machine: {error}"
-        except BuildError as error:
-            return f"not compiled, as torch could not: {error}"
         except Exception as error:  # whatever it is, the networks can be trained without
             return f"not compiled, as torch could not: {root_cause(error)}"
         self._compiled = block[0].shape, train

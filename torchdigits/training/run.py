@@ -95,16 +95,10 @@ def train(
     if saved is not None:
         _check_best(saved, splits)
     products, threads = products_of(options.sizes, options.batch_size), None if saved is None else saved.threads
+    run = options.batch_size, options.epochs, options.seed
     with ExitStack() as stack:
         choice = EngineChoice(
-            options.engine,
-            options.sizes,
-            splits.training,
-            options.batch_size,
-            options.epochs,
-            options.seed,
-            machine,
-            threads_for(products, threads),
+            options.engine, options.sizes, splits.training, *run, machine, threads_for(products, threads)
         )
         stack.callback(choice.close)
         from torchdigits.classifier import DigitClassifier  # here: importing Lightning takes as long as compiling
@@ -120,18 +114,24 @@ def train(
             on_start(output, engine)
         record = _record(output, options, machine, engine, dataset, saved)
         datamodule = DigitsDataModule(splits, None, options.batch_size, options.seed, engine.block_size)
-        more = [*(callbacks() if callable(callbacks) else callbacks)]
-        if isinstance(logger, str):
-            logger = make_logger(logger, output)
-        if logger is not None:
-            logger.log_hyperparams(json.loads(json.dumps(options.to_plain())))  # with lists for tuples
-        folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, more, logger)
+        followers = callbacks() if callable(callbacks) else callbacks
+        log = _logger(logger, output, options)
+        folder = _fit(classifier, datamodule, machine, record, options.epochs, saved, followers, log)
         network = load_network(folder / BEST)
         test = measure(network, splits.test)
         finished = TrainedRun(folder, engine, record.rows, best_of(record.rows), test, advice(network, splits.test))
         if is_first_process():
             _write_results(finished, options, machine, dataset)
     return finished
+
+
+def _logger(logger: "Logger | str | None", folder: Path, options: TrainOptions) -> "Logger | None":
+    """The logger, which has taken down the options."""
+    if isinstance(logger, str):
+        logger = make_logger(logger, folder)
+    if logger is not None:
+        logger.log_hyperparams(json.loads(json.dumps(options.to_plain())))  # with lists for tuples
+    return logger
 
 
 def _dataset(options: TrainOptions, saved: SavedRun | None) -> tuple[DigitSplits, dict[str, Any]]:
