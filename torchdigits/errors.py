@@ -32,6 +32,10 @@ class ImageError(TorchDigitsError):
     """A picture that cannot be read, or that shows no digit."""
 
 
+class CandidateError(TorchDigitsError):
+    """A program to be checked that cannot be: what was found, where, and what was expected, in some lines."""
+
+
 class NoInkError(ImageError):
     """A picture without a digit: blank, or with too little contrast."""
 

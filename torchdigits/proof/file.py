@@ -1,0 +1,181 @@
+"""A candidate in a file of its own, checked in a process of its own: `python -m torchdigits.proof.file FILE NAME ...`.
+
+The file's program runs there with all that it does: it may print, exit, or never end, and the report is not harmed.
+"""
+
+import faulthandler
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torchdigits.errors import CandidateError, OptionError
+from torchdigits.proof.candidates import Examples, RaisedError, calling, positional
+from torchdigits.proof.diagnosis import check
+from torchdigits.proof.forms import BACKPROP
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the other process has found: the report, in words and as one object, and whether all is right."""
+
+    text: str
+    found: dict[str, Any]
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing is wrong."""
+        return bool(self.found["right"])
+
+
+def check_file(file: Path, name: str | None = None, examples: Examples = "auto", seconds: float = 60) -> Checked:
+    """Check the candidate in a file, in a process of its own. It runs the file's program.
+
+    Args:
+        file: a Python file.
+        name: of the candidate in it; may be left out if there is only one.
+        examples: as in `diagnosis.check`.
+        seconds: how long it may take.
+
+    Raises:
+        OptionError: the file cannot be read.
+        CandidateError: there is no candidate, or it cannot be called, or gives no gradients, or does not end.
+    """
+    if not file.is_file():
+        raise OptionError(f"{file}: there is no such file")
+    read, write = os.pipe()
+    words = [str(file.absolute()), name or "", examples, str(seconds), str(write)]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "torchdigits.proof.file", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[write],
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()])},
+    )
+    os.close(write)
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    late = threading.Timer(seconds + 2, end)  # its own clock should have ended it before
+    late.start()
+    try:
+        with open(read, encoding="utf-8", errors="replace") as report:  # noqa: PTH123  # of a descriptor
+            answer = report.read()
+    finally:
+        late.cancel()
+        end()  # and what else it has started
+        status = process.wait()
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        raise CandidateError(_ended(str(file.absolute()), answer, status, seconds)) from None
+    if "error" in found:
+        raise CandidateError(found["error"])
+    return Checked(found.pop("text"), found)
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _ended(file: str, answer: str, status: int, seconds: float) -> str:
+    """Why there is no report."""
+    if "Timeout" in answer or status == -signal.SIGKILL:
+        lines = re.findall(rf'File "{re.escape(file)}", line (\d+) in (\S+)', answer)
+        where = "".join(f"\n  line {line}, in {name}" for line, name in lines[:4][::-1])
+        return f"it has not ended after {seconds:g} s{'; it was in' if where else ''}{where}"
+    if status < 0:
+        return f"it ended the process by {signal.Signals(-status).name}"
+    return f"it ended the process, with status {status}"
+
+
+def load(file: Path, name: str | None) -> Any:
+    """The candidate in a file.
+
+    Raises:
+        CandidateError: the file is no Python, raises an exception, or has no candidate or several.
+    """
+    sys.path.insert(0, str(file.parent))  # where Python looks for what a script imports
+    stem = file.stem if file.stem not in sys.modules else f"_{file.stem}"
+    spec = importlib.util.spec_from_loader(stem, importlib.machinery.SourceFileLoader(stem, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(file)
+    sys.modules[stem] = module
+    try:
+        calling(spec.loader.exec_module, module, file=str(file))
+    except RaisedError as raised:
+        if isinstance(error := raised.__cause__, SyntaxError) and error.filename == str(file):
+            old = ". It is written for Python 2" if "Missing parentheses in call to 'print'" in str(error.msg) else ""
+            raise CandidateError(f"it is no Python: line {error.lineno}: {error.msg}{old}") from None
+        raise
+    if name is not None:
+        found: Any = module
+        for part in name.split("."):
+            if not hasattr(found, part):
+                there = ", ".join(candidates(module)) or "none that look like a candidate"
+                raise CandidateError(f"there is no {name} in it; there are {there}")
+            found = getattr(found, part)
+        return found
+    names = candidates(module)
+    if not names:
+        raise CandidateError(
+            "there is no candidate in it; expected a class with weights, biases and backprop(x, y), a function "
+            "backprop(weights, biases, x, y), or a torch.nn.Module"
+        )
+    if len(names) > 1:
+        several = " or ".join(f"{file.name}:{one}" for one in names)
+        raise CandidateError(f"there are several candidates in it; say which: {several}")
+    return getattr(module, names[0])
+
+
+def candidates(module: ModuleType) -> list[str]:
+    """The names of what looks like back-propagation, of what is defined in a module."""
+    torch = sys.modules.get("torch")
+    found = []
+    for name, thing in vars(module).items():
+        if getattr(thing, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(thing):
+            if torch is not None and issubclass(thing, torch.nn.Module):
+                found.append(name)
+            elif torch is None or not issubclass(thing, torch.autograd.Function):
+                found += [name] if any(BACKPROP.fullmatch(attribute) for attribute in dir(thing)) else []
+        elif inspect.isfunction(thing) and BACKPROP.fullmatch(name) and len(positional(thing)) == 4:
+            found.append(name)
+    return found
+
+
+def main(file: str, name: str, examples: Any, seconds: str, pipe: str) -> None:
+    """Check, and write the report to a pipe, as JSON."""
+    report = open(int(pipe), "w", encoding="utf-8")  # noqa: SIM115, PTH123  # of a descriptor, until the end
+    faulthandler.dump_traceback_later(float(seconds), exit=True, file=report)
+    try:
+        diagnosis = check(load(Path(file), name or None), examples=examples)
+        answer = {**diagnosis.as_dict(), "text": str(diagnosis)}
+    except CandidateError as error:
+        answer = {"error": str(error)}
+    faulthandler.cancel_dump_traceback_later()
+    json.dump(answer, report)
+    report.close()
+    os._exit(0)  # without what the program would do at its end
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,342 @@
+"""The forms in which candidates are written in NumPy: a function, or a class as the book's."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+
+from torchdigits.errors import CandidateError
+from torchdigits.proof.candidates import (
+    MANY,
+    SIZES,
+    Examples,
+    Layout,
+    Observed,
+    RaisedError,
+    calling,
+    file_of,
+    fits,
+    leaves,
+    methods,
+    named,
+    positional,
+    together,
+)
+from torchdigits.proof.reference import Array
+from torchdigits.proof.steps import Problem
+
+BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(ient)?s?", re.IGNORECASE)
+_FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)
+_COST = re.compile(r"(quadratic_)?(cost|loss)", re.IGNORECASE)
+UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
+DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
+_NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
+_PARAMETERS = {
+    "weights": r"w\w*|weights?",
+    "biases": r"b\w*|bias(es)?",
+    "x": r"x\w*|images?|inputs?",
+    "y": r"y\w*|targets?|labels?|t",
+}
+
+
+@dataclass
+class FunctionForm:
+    """A function `(weights, biases, x, y) -> gradients`."""
+
+    function: Callable[..., Any]
+    layout: Layout
+    per_example: bool
+    order: tuple[str, ...]
+    says: str = ""
+    sizes: tuple[int, ...] | None = None
+    dtype: str = "float64"
+    changed: set[str] = field(default_factory=set)
+    reversed: bool = False
+
+    def __post_init__(self) -> None:
+        self.file = file_of(self.function)
+
+    def observe(self, problem: Problem) -> Observed:
+        """The gradient of a problem."""
+        if self.per_example and problem.m > 1:
+            return together(problem, [self._call(one)[0] for one in problem.examples()])
+        return self._call(problem)[0]
+
+    def again(self, problem: Problem) -> tuple[Observed, Observed]:
+        """The same twice; the first as it is after the second."""
+        first = problem.examples()[0] if self.per_example else problem
+        one, raw = self._call(first)
+        other, _ = self._call(first)
+        kept, _, _ = named(raw, self.layout, first, self._what)
+        return Observed(first, kept, one.eps), other
+
+    @property
+    def _what(self) -> str:
+        return f"{getattr(self.function, '__name__', 'the function')} returned"
+
+    def _call(self, problem: Problem) -> tuple[Observed, Any]:
+        given = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
+        value = calling(self.function, *(given[name] for name in self.order), file=self.file, problem=problem)
+        before = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
+        self.changed |= {name for name, array in given.items() if not _same(array, before[name])}
+        gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
+        return Observed(problem, gradient, eps), value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one.shape == other.shape and bool((one == other).all())
+
+
+F = TypeVar("F", "FunctionForm", "NetworkForm")
+_DIRECTIONS: tuple[tuple[Any, Any], ...] = (
+    ("columns", "column"),
+    ("rows", "flat"),
+    ("rows", "row"),
+    ("flat", "flat"),
+    ("columns", "flat"),
+    ("rows", "column"),
+    ("flat", "column"),
+    ("flat", "row"),
+    ("columns", "row"),
+)
+
+
+def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict: bool) -> F | None:
+    """Of the forms in which a candidate gives a gradient, that which is most right; of equals the first.
+
+    Args:
+        forms: ways of calling it, the likeliest first.
+        rightness: of a gradient.
+        strict: whether its arrays must have the shapes of their parameters.
+    """
+    best, most = None, (False, -1.0)
+    for form in forms:
+        try:
+            observed = form.observe(Problem.random(SIZES, 1 if form.per_example else MANY, dtype=form.dtype))
+        except CandidateError:
+            continue  # not in this form
+        key = (fits(observed), rightness(observed))
+        if key > most and (key[0] or not strict):
+            best, most = form, key
+    return best
+
+
+def function_form(
+    function: Callable[..., Any], examples: Examples, rightness: Callable[[Observed], float]
+) -> FunctionForm:
+    """Find out how a function wants its arrays.
+
+    Raises:
+        CandidateError: it takes other arguments.
+    """
+    names = positional(function)
+    if len(names) != 4:
+        said = f"{getattr(function, '__name__', 'function')}({', '.join(names)})"
+        raise CandidateError(f"{said}: a function is expected to take weights, biases, x and y")
+    meant = {
+        key: [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
+        for key, pattern in _PARAMETERS.items()
+    }
+    order = tuple(_PARAMETERS)
+    if all(len(value) == 1 for value in meant.values()):
+        order = tuple(sorted(_PARAMETERS, key=lambda key: names.index(meant[key][0])))
+    layouts = [
+        Layout(weights, biases, direction, torch)
+        for torch in ((False, True) if _uses_torch(function) else (False,))
+        for (direction, biases), weights in product(_DIRECTIONS, ("out, in", "in, out"))
+    ]
+    batches = [FunctionForm(function, layout, False, order) for layout in layouts if layout.examples != "flat"]
+    single = [FunctionForm(function, layout, True, order) for layout in layouts]
+    form = None
+    if examples != "one":
+        form = best_form(batches, rightness, strict=examples == "auto")
+    if form is None and examples != "mini-batch":
+        form = best_form(single, rightness, strict=False)
+    form = form or (single if examples == "one" else batches)[0]  # it may work on layers of one size
+    of, examples_in = "an example" if form.per_example else "a mini-batch", form.layout.examples
+    form.says = f"a function of {of}, weights ({form.layout.weights}), "
+    form.says += "x (inputs,)" if examples_in == "flat" else f"examples in {examples_in}"
+    return form
+
+
+def _uses_torch(function: Callable[..., Any]) -> bool:
+    known = getattr(function, "__globals__", {}).values()
+    return "torch" in sys.modules and any(value is sys.modules["torch"] for value in known)
+
+
+@dataclass
+class NetworkForm:
+    """A class as the book's `Network(sizes)`, with weights, biases and backprop(x, y)."""
+
+    factory: Callable[..., Any]
+    construct: Callable[[Any, list[int]], Any]
+    layout: Layout
+    per_example: bool
+    method: str
+    names: tuple[str, str]  # of the attributes that hold weights and biases
+    dtype: str
+    says: str = ""
+    sizes: tuple[int, ...] | None = None
+    changed: set[str] = field(default_factory=set)
+    reversed: bool = False
+
+    def __post_init__(self) -> None:
+        self.file = file_of(self.factory)
+
+    def instance(self, problem: Problem) -> Any:
+        """A network with the problem's weights."""
+        network = calling(self.construct, self.factory, problem.sizes, file=self.file)
+        for name, arrays in zip(self.names, self.layout.given(problem, self.dtype)[:2], strict=True):
+            before, new = getattr(network, name), np.empty(len(arrays), dtype=object)
+            new[:] = arrays
+            setattr(network, name, new if isinstance(before, np.ndarray) else type(before)(arrays))
+        return network
+
+    def parameters(self, network: Any) -> tuple[list[Array], list[Array]]:
+        """A network's weights `(neurons, inputs)` and biases `(neurons, 1)`, as they are now."""
+        weights, biases = (leaves(getattr(network, name), name) for name in self.names)
+        if self.layout.weights == "in, out":
+            weights = [w.T for w in weights]
+        biases = [b.reshape(-1, 1) if max(b.shape, default=1) == b.size else b for b in biases]
+        return [w.astype(np.float64) for w in weights], [b.astype(np.float64) for b in biases]
+
+    def observe(self, problem: Problem) -> Observed:
+        """The gradient of a problem, an instance for each example where it takes one."""
+        if self.per_example and problem.m > 1:
+            return together(problem, [self._call(self.instance(one), one)[0] for one in problem.examples()])
+        return self._call(self.instance(problem), problem)[0]
+
+    def again(self, problem: Problem) -> tuple[Observed, Observed]:
+        """The same twice, from one instance; the first as it is after the second."""
+        first = problem.examples()[0] if self.per_example else problem
+        network = self.instance(first)
+        one, raw = self._call(network, first)
+        other, _ = self._call(network, first)
+        return Observed(first, named(raw, self.layout, first, self._what)[0], one.eps), other
+
+    @property
+    def _what(self) -> str:
+        return f"{self.method} returned"
+
+    def _call(self, network: Any, problem: Problem) -> tuple[Observed, Any]:
+        _, _, x, y = self.layout.given(problem, self.dtype)
+        forward = cost = None
+        for method in methods(network, _FORWARD, [1]):
+            value = calling(method, x.copy(), file=self.file, problem=problem)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size == problem.y.size:
+                forward = value.astype(np.float64).reshape(-1, problem.m)
+                if self.layout.examples == "rows":
+                    forward = value.astype(np.float64).reshape(problem.m, -1).T
+                break
+        for method in methods(network, _COST, [2]):
+            value = calling(method, x.copy(), y.copy(), file=self.file, problem=problem)
+            if np.isscalar(value) or getattr(value, "shape", None) == ():
+                cost = float(value)
+        value = calling(self._backprop, network, x, y, file=self.file, problem=problem)
+        _, _, same_x, same_y = self.layout.given(problem, self.dtype)
+        self.changed |= {name for name, (a, b) in {"x": (x, same_x), "y": (y, same_y)}.items() if not _same(a, b)}
+        now, before = self.parameters(network), (problem.weights, problem.biases)
+        self.changed |= {n for n, a, b in zip(self.names, now, before, strict=True) if not _same(a, b)}
+        gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
+        return Observed(problem, gradient, eps, forward, cost), value
+
+    def _backprop(self, network: Any, x: Array, y: Array) -> Any:
+        method = getattr(network, self.method)
+        if len(positional(method)) == 2:
+            return method(x, y)
+        # backprop(activations, zs, delta), after a forward pass and a function of the outputs' error
+        one, other = next(methods(network, re.compile(r"forward_?(prop|pass)\w*"), [1]))(x)
+        activations, zs = (one, other) if len(one) > len(other) else (other, one)
+        (error,) = methods(network, re.compile(r"(cost|output)_?(deviation|derivative|delta|error)"), [3])
+        return method(activations, zs, error(activations[-1], zs[-1], y))
+
+
+def takes_matrices(update: Callable[..., Any]) -> bool:
+    """Whether an update takes x, y and eta, and not a list of examples."""
+    names = positional(update)
+    return len(names) == 3 and not re.fullmatch(r"mini_?batch|batch|data|examples", names[0], re.IGNORECASE)
+
+
+CONSTRUCTIONS: tuple[Callable[[Any, list[int]], Any], ...] = (
+    lambda factory, sizes: factory(sizes),  # Network([784, 30, 10])
+    lambda factory, sizes: factory(*sizes),  # Network(784, 30, 10)
+)
+
+
+def network_form(
+    factory: Callable[..., Any], examples: Examples, rightness: Callable[[Observed], float]
+) -> NetworkForm:
+    """Find out how a class wants its arrays.
+
+    Raises:
+        CandidateError: it has no weights, biases or backprop, or they are of unexpected shapes.
+    """
+    name, file = getattr(factory, "__name__", "the factory"), file_of(factory)
+    failures: list[CandidateError] = []
+    for construct in CONSTRUCTIONS:
+        try:
+            return _network_form(factory, construct, name, file, examples, rightness)
+        except CandidateError as error:
+            failures.append(error)
+    # What is said of a network that was made counts for more than that none could be made.
+    raise next((error for error in failures if not isinstance(error, RaisedError)), failures[0])
+
+
+def _network_form(
+    factory: Callable[..., Any],
+    construct: Callable[[Any, list[int]], Any],
+    name: str,
+    file: str,
+    examples: Examples,
+    rightness: Callable[[Observed], float],
+) -> NetworkForm:
+    network = calling(construct, factory, [*SIZES], file=file)
+    found = []
+    for kind, pattern in _NAMES.items():
+        held = [n for n in getattr(network, "__dict__", {}) if re.fullmatch(pattern, n, re.IGNORECASE)]
+        if not held:
+            raise CandidateError(f"{name}: it has no attribute `{kind}`; expected lists `weights` and `biases`")
+        found.append(held[0])
+    weights, biases = (leaves(getattr(network, attribute), f"{name}.{attribute}") for attribute in found)
+    shapes = [w.shape for w in weights]
+    sides: dict[Any, Any] = {((5, 7), (3, 5)): "out, in", ((7, 5), (5, 3)): "in, out"}
+    if tuple(shapes) not in sides:
+        said = ", ".join(map(str, shapes))
+        raise CandidateError(f"{name}({[*SIZES]}): weights of shapes {said}; expected (5, 7), (3, 5) or (7, 5), (5, 3)")
+    kinds: dict[Any, Any] = {(5, 1): "column", (5,): "flat", (1, 5): "row"}
+    if len(biases) != 2 or biases[0].shape not in kinds:
+        said = ", ".join(str(b.shape) for b in biases)
+        raise CandidateError(f"{name}({[*SIZES]}): biases of shapes {said}; expected (5, 1), (3, 1) or (5,), (3,)")
+    method = next(methods(network, BACKPROP, [2, 3]), None)
+    if method is None:
+        raise CandidateError(f"{name}: it has no method backprop(x, y)")
+    side, bias, names = sides[tuple(shapes)], kinds[biases[0].shape], (found[0], found[1])
+    dtype = str(np.result_type(*weights))
+    dtype = dtype if dtype.startswith("float") else "float64"
+    directions = [direction for direction, biases_ in _DIRECTIONS if biases_ == bias]
+
+    def forms(per_example: bool) -> list[NetworkForm]:
+        return [
+            NetworkForm(factory, construct, Layout(side, bias, direction), per_example, method.__name__, names, dtype)
+            for direction in directions
+            if per_example or direction != "flat"
+        ]
+
+    whole = examples == "mini-batch" or (examples == "auto" and any(map(takes_matrices, methods(network, UPDATE, [3]))))
+    form = None
+    if examples != "one":
+        form = best_form(forms(False), rightness, strict=not whole)
+    if form is None and not whole:
+        form = best_form(forms(True), rightness, strict=False)
+    form = form or forms(not whole)[0]
+    of = "an example" if form.per_example else "a mini-batch"
+    form.says = f"a class with {form.method}, of {of}, examples in {form.layout.examples}"
+    if form.layout.examples == "flat":
+        form.says = f"a class with {form.method}, of an example, x (inputs,)"
+    return form
