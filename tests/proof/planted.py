@@ -170,8 +170,8 @@ IN_BOOK: list[Plant] = [
         "online",
         "update",
         (
-            ("                delta_nabla_b,", "                nabla_b = [np.zeros(b.shape) for b in self.biases]\n"
-             "                nabla_w = [np.zeros(w.shape) for w in self.weights]\n                delta_nabla_b,"),
+            ("                delta_nabla_b,", ("                nabla_b = [np.zeros(b.shape) for b in self.biases]\n"
+             "                nabla_w = [np.zeros(w.shape) for w in self.weights]\n                delta_nabla_b,")),
             (f"            self.weights = {_WSTEP}", f"                self.weights = {_WSTEP}"),
             (f"            self.biases = {_BSTEP}", f"                self.biases = {_BSTEP}"),
         ),
@@ -181,9 +181,9 @@ IN_BOOK: list[Plant] = [
         "update",
         (
             ("self.sizes = sizes\n", "self.sizes = sizes\n            self.nabla_b = self.nabla_w = 0\n"),
-            ("            self.weights = [w -", "            self.nabla_b = nabla_b = [nb + old for nb, old in zip(nabla_b, self.nabla_b or [0] * 9)]\n"
+            ("            self.weights = [w -", ("            self.nabla_b = nabla_b = [nb + old for nb, old in zip(nabla_b, self.nabla_b or [0] * 9)]\n"
              "            self.nabla_w = nabla_w = [nw + old for nw, old in zip(nabla_w, self.nabla_w or [0] * 9)]\n"
-             "            self.weights = [w -"),
+             "            self.weights = [w -")),
         ),
     ),
     ("shorter-dropped", "update", (("for k in range(0, n, mini_batch_size)]", "for k in range(0, n - mini_batch_size + 1, mini_batch_size)]"),)),

@@ -178,16 +178,17 @@ def leaves(value: Any, what: str) -> list[Array]:
         return [leaf for item in value for leaf in leaves(item, what)]
     if isinstance(value, np.ndarray) and (value.dtype == object or value.ndim == 3):
         return [leaf for item in value for leaf in leaves(item, what)]
-    if isinstance(value, (np.ndarray, list, tuple, float, int, np.number)):
+    if isinstance(value, (list, tuple)):
         try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise CandidateError(f"{what}: lists of different lengths where an array was expected") from error
-        if array.dtype.kind in "fiub":
-            if not np.isfinite(array).all():
-                kind = "NaN" if np.isnan(array).any() else "infinite"
-                raise CandidateError(f"{what}: {kind} numbers in an array {array.shape}; expected finite ones")
-            return [array]
+            value = np.asarray(value)
+        except ValueError:  # lists of different lengths: several arrays
+            return [leaf for item in value for leaf in leaves(item, what)]
+    array = np.asarray(value)
+    if array.dtype.kind in "fiub":
+        if not np.isfinite(array).all():
+            kind = "NaN" if np.isnan(array).any() else "infinite"
+            raise CandidateError(f"{what}: {kind} numbers in an array {array.shape}; expected finite ones")
+        return [array]
     raise CandidateError(f"{what}: {_kind(value)} where an array was expected")
 
 

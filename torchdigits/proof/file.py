@@ -110,8 +110,10 @@ def load(file: Path, name: str | None) -> Any:
     Raises:
         CandidateError: the file is no Python, raises an exception, or has no candidate or several.
     """
+    import numpy.random  # noqa: F401  before a file of such a name can stand in for what it imports
+
     sys.path.insert(0, str(file.parent))  # where Python looks for what a script imports
-    stem = file.stem if file.stem not in sys.modules else f"_{file.stem}"
+    stem = file.stem if file.stem not in sys.modules else f"candidate_{file.stem}"
     spec = importlib.util.spec_from_loader(stem, importlib.machinery.SourceFileLoader(stem, str(file)))
     assert spec is not None
     assert spec.loader is not None

@@ -67,10 +67,11 @@ class FunctionForm:
         return self._call(problem)[0]
 
     def again(self, problem: Problem) -> tuple[Observed, Observed]:
-        """The same twice; the first as it is after the second."""
+        """The same twice; the first as it is after a third call, for other images."""
         first = problem.examples()[0] if self.per_example else problem
         one, raw = self._call(first)
         other, _ = self._call(first)
+        self._call(Problem(first.weights, first.biases, 1 - first.x, first.y))
         kept, _, _ = named(raw, self.layout, first, self._what)
         return Observed(first, kept, one.eps), other
 
@@ -213,11 +214,12 @@ class NetworkForm:
         return self._call(self.instance(problem), problem)[0]
 
     def again(self, problem: Problem) -> tuple[Observed, Observed]:
-        """The same twice, from one instance; the first as it is after the second."""
+        """The same twice, from one instance; the first as it is after a third call, for other images."""
         first = problem.examples()[0] if self.per_example else problem
         network = self.instance(first)
         one, raw = self._call(network, first)
         other, _ = self._call(network, first)
+        self._call(network, Problem(first.weights, first.biases, 1 - first.x, first.y))
         return Observed(first, named(raw, self.layout, first, self._what)[0], one.eps), other
 
     @property
