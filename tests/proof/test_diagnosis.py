@@ -90,7 +90,10 @@ def test_a_planted_mistake_is_named(load: Load, form: str, number: int) -> None:
     assert named(diagnosis) == [(name, equation)], str(diagnosis)
     (fault,) = diagnosis.faults
     assert BY_NAME[name].why in fault.explanation
-    if fault.line is None or fault.equation == "update":
+    if fault.equation == "update":
+        return
+    if fault.line is None:
+        assert name in WITHOUT_LINE
         return
     before = source_of(form).splitlines()
     blocks = difflib.SequenceMatcher(None, before, source.splitlines()).get_opcodes()
@@ -98,6 +101,8 @@ def test_a_planted_mistake_is_named(load: Load, form: str, number: int) -> None:
     assert fault.line in changed or (form, name) in ELSEWHERE, source.splitlines()[fault.line - 1]
 
 
+# A zero, or one number, may stand in many lines.
+WITHOUT_LINE = {"bias-forgotten", "weights-forgotten", "layer-forgotten", "bias-total"}
 # The line that is named is the next that shows the mistake in a variable: the one that uses the wrong value.
 ELSEWHERE = {
     ("BOOK", "no-weights"),
@@ -113,18 +118,9 @@ ELSEWHERE = {
 }
 
 
-def test_most_lines_are_found(load: Load) -> None:
-    """Of the mistakes that change a number in the gradient, nine of ten have a line."""
-    found = []
-    for name, equation, changes in planted.IN_BOOK:
-        if equation != "update" and name not in {"bias-forgotten", "weights-forgotten", "layer-forgotten"}:
-            found.append(check(load(source_of("BOOK", *changes))).faults[0].line is not None)
-    assert sum(found) >= 0.9 * len(found)
-
-
 def test_pairs_of_mistakes_are_named_or_located(load: Load) -> None:
     """No diagnosis is wrong; nine of ten name both mistakes, or one and the equation of the other, or its equation."""
-    count, draw = int(os.environ.get("TORCHDIGITS_PAIRS", "45")), random.Random(0)
+    count, draw = int(os.environ.get("TORCHDIGITS_PAIRS", "30")), random.Random(0)
     both = located = 0
     tried: list[tuple[str, str, str]] = []
     for form, plants in FORMS.items():

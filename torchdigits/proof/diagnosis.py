@@ -15,7 +15,7 @@ from functools import partial
 from itertools import combinations
 from math import frexp
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -422,63 +422,79 @@ def explain(
         layers: if the candidate can have only so many, their number.
         means: whether the gradient of a mini-batch may be a sum, and a mean over its examples.
     """
+    # That of most layers first, as it tells most places apart.
     ordered = sorted(observed, key=lambda one: (-len(one.problem.weights), -one.problem.m))
-    first = ordered[0]  # that of most layers, which tells most places apart
     known = [*hypotheses(layers)]
-    right = {mean: Steps(first.problem, (), mean).gradient for mean in means}
-    touched: list[dict[bool, tuple[frozenset[str], frozenset[str]]]] = []
-    kept: list[Hypothesis] = []
+    for mean in means:
+        for hypothesis in known:
+            if _fits_all(ordered, [hypothesis], mean):
+                return [hypothesis], mean
+    for mean in means:
+        # Of a pair, what one leaves as it is has to match by the other alone.
+        effects = _effects(ordered, known, mean)
+        names = frozenset(ordered[0].gradient)
+        for one, other in combinations(effects, 2):
+            if names - one.changed - other.matched or names - other.changed - one.matched:
+                continue
+            forward = None if one.forward and other.forward else (one if one.forward else other).steps
+            if _fits_all(ordered, [one.hypothesis, other.hypothesis], mean, forward):
+                return [one.hypothesis, other.hypothesis], mean
+    return [], False
+
+
+class _Effect(NamedTuple):
+    hypothesis: Hypothesis
+    steps: Steps  # with this mistake, for the first problem
+    forward: bool  # whether it is in the pass forward
+    changed: frozenset[str]  # the gradients that it changes
+    matched: frozenset[str]  # those that are then as observed
+
+
+def _effects(ordered: Sequence[Observed], known: Sequence[Hypothesis], mean: bool) -> list[_Effect]:
+    """The mistakes that have an effect on the first problem, each one once."""
+    first, last = ordered[0], ordered[-1]
+    right = Steps(first.problem, (), mean).gradient
+    effects: list[_Effect] = []
     seen: set[bytes] = set()
     for hypothesis in known:
-        each: dict[bool, tuple[frozenset[str], frozenset[str]]] = {}
-        marks = b""
-        for mean in means:
-            gradient = _gradient(first.problem, [hypothesis], mean)
-            if gradient is None:
-                break
-            marks += b"".join(np.round(value, 12).tobytes() for value in gradient.values())
-            changes = frozenset(n for n, value in gradient.items() if not _equal(value, right[mean][n], 1e-12))
-            each[mean] = changes, frozenset(n for n, value in gradient.items() if _matches(first, n, value))
-        else:
-            for mean in means:
-                if len(each[mean][1]) == len(right[mean]) and _fits_all(ordered, [hypothesis], mean):
-                    return [hypothesis], mean
-            if marks not in seen:
-                touched.append(each)
-                kept.append(hypothesis)
-            seen.add(marks)
-    names = frozenset(first.gradient)
-    for one, other in combinations(range(len(kept)), 2):
-        for mean in means:
-            (changed, matched), (changed_too, matched_too) = touched[one][mean], touched[other][mean]
-            if not changed or not changed_too or names - changed - matched_too or names - changed_too - matched:
-                continue
-            if _fits_all(ordered, [kept[one], kept[other]], mean):
-                return [kept[one], kept[other]], mean
-    return [], False
+        steps, there = (_steps(one.problem, [hypothesis], mean) for one in (first, last))
+        if steps is None or there is None:
+            continue
+        gradient = steps.gradient
+        mark = b"".join(np.round(value, 12).tobytes() for value in [*gradient.values(), *there.gradient.values()])
+        changed = frozenset(name for name, value in gradient.items() if not _equal(value, right[name], 1e-12))
+        if changed and mark not in seen:
+            seen.add(mark)
+            matched = frozenset(name for name, value in gradient.items() if _matches(first, name, value))
+            effects.append(_Effect(hypothesis, steps, not {"a", "z"}.isdisjoint(hypothesis.way), changed, matched))
+    return effects
 
 
 def _changes(found: Sequence[Hypothesis]) -> list[tuple[Any, Any]]:
     return [(hypothesis.way, where(hypothesis.place)) for hypothesis in found]
 
 
-def _gradient(problem: Problem, found: Sequence[Hypothesis], mean: bool) -> dict[str, Array] | None:
-    """The gradient with some mistakes; None if their arrays do not fit these layers."""
+def _steps(problem: Problem, found: Sequence[Hypothesis], mean: bool) -> Steps | None:
+    """The steps with some mistakes; None if their arrays do not fit these layers."""
     try:
-        return Steps(problem, _changes(found), mean).gradient
+        return Steps(problem, _changes(found), mean)
     except (ValueError, IndexError):
         return None
 
 
-def _fits_all(observed: Sequence[Observed], found: Sequence[Hypothesis], mean: bool) -> bool:
+def _fits_all(
+    observed: Sequence[Observed], found: Sequence[Hypothesis], mean: bool, forward: Steps | None = None
+) -> bool:
+    """Whether these mistakes give all that was observed; `forward` has their pass forward for the first problem."""
     for one in observed:
         wanted = partial(_matches, one)
         try:
-            steps = Steps(one.problem, _changes(found), mean, wanted)
+            steps = Steps(one.problem, _changes(found), mean, wanted, forward)
         except (ValueError, IndexError):
-            return False
+            return False  # their arrays do not fit these layers
         if len(steps.gradient) < len(one.gradient) or not wanted("dC/dW(1)", steps.gradient["dC/dW(1)"]):
             return False
+        forward = None
     return True
 
 

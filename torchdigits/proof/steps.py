@@ -109,9 +109,11 @@ class Steps:
             number of layers that says whether it is so in this layer.
         mean: whether the gradient is the mean over the examples, not the sum.
         wanted: asked for each gradient; once it says no, the rest is not computed.
+        forward: has the same pass forward, which is then not computed again.
 
     Attributes:
         values: all that was computed, in order, by the step's name and layer: `z(1)`, `a(1)`, ..., `dC/dW(1)`.
+        sigmoids: of the weighted inputs, layer by layer, whatever the activations are.
     """
 
     def __init__(
@@ -120,20 +122,25 @@ class Steps:
         changes: Changes = (),
         mean: bool = False,
         wanted: Callable[[str, Array], bool] = lambda name, value: True,
+        forward: "Steps | None" = None,
     ) -> None:
         self.problem, self.changes = problem, changes
         self.layers = last = len(problem.weights)
         self.scale = 1 / problem.m if mean else 1.0
         self.values: dict[str, Array] = {}
-        sigmoids: list[Array] = []
         with np.errstate(all="ignore"):
-            self._keep("a", 0, problem.x)
-            for layer, (w, b) in enumerate(zip(problem.weights, problem.biases, strict=True), 1):
-                sigmoids.append(sigmoid(self._keep("z", layer, w @ self.a(layer - 1) + b)))
-                self._keep("a", layer, sigmoids[-1])
+            if forward is None:
+                self.sigmoids: list[Array] = []
+                self._keep("a", 0, problem.x)
+                for layer, (w, b) in enumerate(zip(problem.weights, problem.biases, strict=True), 1):
+                    self.sigmoids.append(sigmoid(self._keep("z", layer, w @ self.a(layer - 1) + b)))
+                    self._keep("a", layer, self.sigmoids[-1])
+            else:
+                self.sigmoids = forward.sigmoids
+                self.values |= {name: value for name, value in forward.values.items() if name[0] in "az"}
             error = self._keep("error", last, self.a(last) - problem.y)
             for layer in range(last, 0, -1):  # so that what is next to the output is known first
-                self._keep("slope", layer, sigmoids[layer - 1] * (1 - sigmoids[layer - 1]))
+                self._keep("slope", layer, self.sigmoids[layer - 1] * (1 - self.sigmoids[layer - 1]))
                 if layer < last:
                     error = self._keep("carried", layer, problem.weights[layer].T @ self.delta(layer + 1))
                 self._keep("delta", layer, error * self.slope(layer))
