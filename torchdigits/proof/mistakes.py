@@ -864,3 +864,20 @@ SEEN: dict[str, str] = {
     "in-place": "https://github.com/epfml/ML_course/pull/6",
     "float16": "https://pytorch.org/docs/1.5.1/_sources/amp.rst.txt",
 }
+
+
+def as_markdown() -> str:
+    """The page docs/mistakes.md."""
+    equations = "\n".join(f"- {name}: `{formula}`" for name, formula in SHOULD.items())
+    parts = [
+        "# Mistakes in back-propagation",
+        f"What `check` knows by name ([check](check.md)): {len(MISTAKES)} mistakes. It finds them alone, and two at a\n"
+        "time. Where we know of a page on which somebody reports one, or warns of it, it is linked.",
+        f"What each of them breaks:\n\n{equations}",
+    ]
+    for mistake in MISTAKES:
+        breaks = "BP1 in the output layer, BP2 in a hidden one" if mistake.equation == "slope" else mistake.equation
+        seen = f" [Seen here]({mistake.seen})." if mistake.seen else ""
+        says = mistake.says[0].upper() + mistake.says[1:] if mistake.says.split()[0].isalpha() else mistake.says
+        parts.append(f"## {mistake.name}\n\n*{breaks}.* {says}. {mistake.why}{seen}")
+    return "\n\n".join(parts) + "\n"

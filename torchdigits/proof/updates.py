@@ -79,16 +79,16 @@ class _Gradients:
         gradient = _short(self.form.observe(self.problem).gradient)
         return {name: self.scale * array for name, array in gradient.items()}
 
-    def one_by_one(self) -> Parameters:
-        """What is subtracted in all, over eta, if the weights are changed after each example."""
+    def one_by_one(self, rate: float) -> Parameters:
+        """What is subtracted in all, over eta, if the weights are changed at this rate after each example."""
         now = self.problem
         for place in range(now.m):
             (one,) = Problem(now.weights, now.biases, *_example(self.problem, place)).examples()
             gradient = _short(self.form.observe(one).gradient)
-            moved = {name: value - ETA / now.m * gradient[name] for name, value in _held(now).items()}
+            moved = {name: value - rate * gradient[name] for name, value in _held(now).items()}
             now = Problem(*_lists(moved), now.x, now.y)
         start, end = _held(self.problem), _held(now)
-        return {name: (start[name] - end[name]) / ETA * now.m for name in start}
+        return {name: (start[name] - end[name]) / ETA for name in start}
 
 
 def _example(problem: Problem, place: int) -> tuple[Array, Array]:
@@ -149,8 +149,11 @@ def _explained(steps: Parameters, gradients: _Gradients, problem: Problem, form:
         ("", gradients.total),
         ("one-example", lambda: gradients.single[-1]),
         ("one-example", lambda: gradients.single[0]),
-        ("online", gradients.one_by_one),
     ]
+    for mistakes, rate in ((["online"], ETA / m), (["online", "not-divided"], ETA)):
+        moved = gradients.one_by_one(rate)
+        if all(_near(steps[name], moved[name], form) for name in steps):
+            return [(mistake, "") for mistake in mistakes]
     for mistake, base in bases:
         values = base()
         ratios = {name: _ratio(steps[name], values[name], form) for name in steps if values[name].any()}
