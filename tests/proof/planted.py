@@ -505,3 +505,38 @@ def planted(source: str, *changes: tuple[str, str]) -> str:
         assert old in source, old
         source = source.replace(old, new)
     return dedent(source)
+
+
+# A class without backprop: its update goes back through the layers, and changes each at the end.
+ONE_STEP = """
+    import numpy as np
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    class Network:
+        def __init__(self, sizes):
+            self.W = [np.random.randn(n, k) for k, n in zip(sizes[:-1], sizes[1:])]
+            self.b = [np.random.randn(n) for n in sizes[1:]]
+
+        def train_batch(self, x, y, lr):
+            a = [x]
+            for w, b in zip(self.W, self.b):
+                a.append(sigmoid(a[-1] @ w.T + b))
+            delta = (a[-1] - y) * a[-1] * (1 - a[-1])
+            steps = []
+            for l in reversed(range(len(self.W))):
+                steps.append((l, delta.T @ a[l] / len(x), delta.mean(axis=0)))
+                if l:
+                    carried = delta @ self.W[l]
+                    delta = carried * a[l] * (1 - a[l])
+            for l, dw, db in steps:
+                self.W[l] -= lr * dw
+                self.b[l] -= lr * db
+"""
+_STEP = "                steps.append((l, delta.T @ a[l] / len(x), delta.mean(axis=0)))\n"
+IN_ONE_STEP: list[Plant] = [
+    ("updated-weights", "BP2", ((_STEP, _STEP + "                self.W[l] -= lr * steps[-1][1]\n"), ("                self.W[l] -= lr * dw\n                self.b", "                self.b"))),
+    ("no-slope", "BP1", (("(a[-1] - y) * a[-1] * (1 - a[-1])", "a[-1] - y"),)),
+    ("not-divided", "update", ((" / len(x), delta.mean", ", delta.sum"),)),
+]  # fmt: skip

@@ -19,12 +19,17 @@ import pytest
 from torchdigits.errors import CandidateError
 from torchdigits.proof import assert_gradients_agree, check
 from torchdigits.proof.diagnosis import Diagnosis
-from torchdigits.proof.mistakes import BY_NAME, hypotheses
+from torchdigits.proof.mistakes import BY_NAME, as_markdown, hypotheses
 from torchdigits.proof.steps import Problem, Steps
 
-RIGHT = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION")
+RIGHT = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION", "ONE_STEP")
 IN_TORCH = {"AUTOGRAD", "TENSORS", "FUNCTION"}
-FORMS = {"BOOK": planted.IN_BOOK, "MATRIX": planted.IN_MATRIX, "FUNCTION": planted.IN_FUNCTION}
+FORMS = {
+    "BOOK": planted.IN_BOOK,
+    "MATRIX": planted.IN_MATRIX,
+    "FUNCTION": planted.IN_FUNCTION,
+    "ONE_STEP": planted.IN_ONE_STEP,
+}
 SINGLE = [(form, number) for form, plants in FORMS.items() for number in range(len(plants))]
 NAMES = ("Network", "Net", "gradients", "backward", "backprop")
 
@@ -107,6 +112,7 @@ WITHOUT_LINE = {"bias-forgotten", "weights-forgotten", "layer-forgotten", "bias-
 ELSEWHERE = {
     ("BOOK", "no-weights"),
     ("FUNCTION", "no-slope"),
+    ("ONE_STEP", "updated-weights"),
     ("MATRIX", "slope-wrong-layer"),
     ("MATRIX", "wrong-weights"),
     ("MATRIX", "one-error"),
@@ -137,7 +143,8 @@ def test_pairs_of_mistakes_are_named_or_located(load: Load) -> None:
             try:
                 diagnosis = check(load(source))
             except CandidateError as error:
-                assert "line" in str(error)  # noqa: PT017  # where it raises, for layers of any size
+                # It raises, or gives shapes that fit nothing, for layers of any size.
+                assert "  line " in str(error) or "has the shape" in str(error)  # noqa: PT017
                 located += 1
                 continue
             mistakes, equations = ({item[i] for item in named(diagnosis)} for i in (0, 1))
@@ -165,6 +172,12 @@ def test_every_mistake_has_a_text_in_three_sentences() -> None:
         assert ends in {2, 3, 4}, (mistake.name, mistake.why)
         assert mistake.seen == "" or mistake.seen.startswith("http")
     assert sum(bool(mistake.seen) for mistake in BY_NAME.values()) >= 30
+
+
+def test_the_page_of_the_mistakes_is_that_of_the_program() -> None:
+    """`python -c "from torchdigits.proof.mistakes import *; print(as_markdown(), end='')"` writes it."""
+    page = Path(__file__).parents[2] / "docs" / "mistakes.md"
+    assert page.read_text() == as_markdown()
 
 
 def test_every_hypothesis_gives_another_gradient_somewhere() -> None:

@@ -12,7 +12,7 @@ from torchdigits.proof.file import check_file
 def check(
     file: str, *, examples: Literal["auto", "one", "mini-batch"] = "auto", seconds: float = 60, json: bool = False
 ) -> None:
-    """Check your own back-propagation: is it right, and if not, which equation is wrong, and why?
+    """Check your own back-propagation, and say which line is wrong, and why.
 
     FILE runs, as under a test runner, in a process of its own. In it is a class as the book's Network(sizes), with
     weights, biases and backprop(x, y); a function backprop(weights, biases, x, y); or a torch.nn.Module. The exit

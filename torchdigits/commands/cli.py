@@ -30,7 +30,7 @@ COMMANDS = {
     "evaluate": "Count how many images of a dataset a trained network recognises.",
     "predict": "Print the digit in each picture.",
     "parity": "Compare torch on this machine with back-propagation by hand in NumPy.",
-    "check": "Check your own back-propagation, and say which line is wrong.",
+    "check": "Check your own back-propagation, and say which line is wrong, and why.",
     "sweep": "Train many networks at once, and tell how their results spread.",
     "convert": "Convert a trained network to another format.",
     "serve": "Serve a page to draw digits on, and an API that recognises them.",

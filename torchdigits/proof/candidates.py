@@ -50,6 +50,7 @@ class Observed:
         eps: the spacing, at 1, of its numbers.
         forward: the outputs' activations `(outputs, m)`, where it shows them.
         cost: of the mini-batch, where it shows it.
+        floor: how far off an element of the gradient may be because of how it was observed.
     """
 
     problem: Problem
@@ -57,6 +58,7 @@ class Observed:
     eps: float
     forward: Array | None = None
     cost: float | None = None
+    floor: float = 0.0
 
 
 class Form(Protocol):

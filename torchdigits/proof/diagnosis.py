@@ -10,7 +10,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from math import frexp
@@ -35,7 +35,7 @@ from torchdigits.proof.candidates import (
     line_of_method,
     positional,
 )
-from torchdigits.proof.forms import FunctionForm, NetworkForm, function_form, network_form
+from torchdigits.proof.forms import FunctionForm, NetworkForm, UpdateForm, function_form, network_form
 from torchdigits.proof.lines import Target, line_of, same
 from torchdigits.proof.mistakes import BY_NAME, SHOULD, WORDS, Equation, Hypothesis, hypotheses, where
 from torchdigits.proof.reference import Array
@@ -203,7 +203,9 @@ def check(
         faults += found
         main = _main(observed, wrong)
         parts = rounding[main]
-    if isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
+    if isinstance(form, UpdateForm):
+        faults += [] if mean or not known else [_fault("not-divided")]
+    elif isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
         faults += _updates(form, observed[0].problem.sizes, mean, certain=not faults)
     if eps == EPS["float16"]:
         faults.append(_fault("float16"))
@@ -303,7 +305,14 @@ def _compare(observed: Observed, eps: float, mean: bool) -> list[Compared]:
     for layer in range(last, 0, -1):
         names = (f"dC/db({layer})", f"dC/dW({layer})")
         pairs.extend((name, observed.gradient[name], truth[name], bounds[name]) for name in names)
-    return [_compared(name, value, right, bound, eps, tiny) for name, value, right, bound in pairs]
+    compared = [_compared(name, value, right, bound, eps, tiny) for name, value, right, bound in pairs]
+    if observed.floor:
+        norms = [float(np.linalg.norm(right)) / right.size**0.5 for _, _, right, _ in pairs]
+        compared = [
+            replace(one, bound=one.bound + 4 * observed.floor / max(norm, tiny))
+            for one, norm in zip(compared, norms, strict=True)
+        ]
+    return compared
 
 
 def _compared(name: str, value: Array, right: Array, bound: float, eps: float, tiny: float) -> Compared:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from torchdigits.proof.steps import Problem
 BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(ient)?s?", re.IGNORECASE)
 _FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)
 _COST = re.compile(r"(quadratic_)?(cost|loss)", re.IGNORECASE)
+ETA_NAME = r"eta|alpha|lr|learning_?rate|step_?size|rate"
 UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
 DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
 _NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
@@ -259,6 +260,51 @@ class NetworkForm:
         return method(activations, zs, error(activations[-1], zs[-1], y))
 
 
+@dataclass
+class UpdateForm(NetworkForm):
+    """A class that shows its gradient only in what an update of a mini-batch subtracts."""
+
+    def _call(self, network: Any, problem: Problem) -> tuple[Observed, Any]:
+        eta = 2.0**20  # so that the rounding of the weights, which a difference of them has, is small beside the step
+        before = self.parameters(network)
+        run_update(self, network, getattr(network, self.method), problem, eta)
+        weights, biases = (
+            [(old - new) / eta for old, new in zip(olds, news, strict=True)]
+            for olds, news in zip(before, self.parameters(network), strict=True)
+        )
+        gradient = {f"dC/dW({layer})": w for layer, w in enumerate(weights, 1)}
+        gradient |= {f"dC/db({layer})": np.squeeze(b, axis=1) for layer, b in enumerate(biases, 1)}
+        eps = float(np.finfo(self.dtype).eps)
+        floor = eps * max(float(np.abs(array).max()) for array in [*before[0], *before[1]]) / eta
+        return Observed(replace(problem, eta=eta), gradient, eps, floor=floor), (*weights, *biases)
+
+    def again(self, problem: Problem) -> tuple[Observed, Observed]:
+        """The same twice, each from a fresh instance, as an update changes it."""
+        return self.observe(problem), self.observe(problem)
+
+
+def run_update(form: NetworkForm, network: Any, method: Callable[..., Any], problem: Problem, eta: float) -> None:
+    """Call a class's update of a mini-batch.
+
+    Raises:
+        RaisedError: it raises an exception.
+        CandidateError: it takes other arguments than a mini-batch, or x and y, and eta.
+    """
+    names = positional(method)
+    if takes_matrices(method):
+        _, _, x, y = form.layout.given(problem, form.dtype)
+        arguments: list[Any] = [x, y, eta]
+    else:
+        pairs = [form.layout.given(one, form.dtype)[2:] for one in problem.examples()]
+        others = {"lmbda": 0.0, "n": 50, "m": problem.m, "mini_batch_size": problem.m}
+        arguments = [pairs]
+        for name in names[1:]:
+            if name not in others and not re.fullmatch(ETA_NAME, name, re.IGNORECASE):
+                raise CandidateError(f"{method.__name__}({', '.join(names)}): `{name}` is unknown; expected eta")
+            arguments.append(others.get(name, eta))
+    calling(method, *arguments, file=form.file, problem=problem)
+
+
 def takes_matrices(update: Callable[..., Any]) -> bool:
     """Whether an update takes x, y and eta, and not a list of examples."""
     names = positional(update)
@@ -315,9 +361,11 @@ def _network_form(
     if len(biases) != 2 or biases[0].shape not in kinds:
         said = ", ".join(str(b.shape) for b in biases)
         raise CandidateError(f"{name}({[*SIZES]}): biases of shapes {said}; expected (5, 1), (3, 1) or (5,), (3,)")
-    method = next(methods(network, BACKPROP, [2, 3]), None)
+    update = next(methods(network, UPDATE, [2, 3, 4]), None)
+    method = next(methods(network, BACKPROP, [2, 3]), update)
     if method is None:
-        raise CandidateError(f"{name}: it has no method backprop(x, y)")
+        raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")
+    form_kind = UpdateForm if method is update else NetworkForm
     side, bias, names = sides[tuple(shapes)], kinds[biases[0].shape], (found[0], found[1])
     dtype = str(np.result_type(*weights))
     dtype = dtype if dtype.startswith("float") else "float64"
@@ -325,12 +373,14 @@ def _network_form(
 
     def forms(per_example: bool) -> list[NetworkForm]:
         return [
-            NetworkForm(factory, construct, Layout(side, bias, direction), per_example, method.__name__, names, dtype)
+            form_kind(factory, construct, Layout(side, bias, direction), per_example, method.__name__, names, dtype)
             for direction in directions
             if per_example or direction != "flat"
         ]
 
-    whole = examples == "mini-batch" or (examples == "auto" and any(map(takes_matrices, methods(network, UPDATE, [3]))))
+    # An update of matrices says what backprop is for.
+    told = form_kind is UpdateForm or (update is not None and takes_matrices(update))
+    whole = examples == "mini-batch" or (examples == "auto" and told)
     form = None
     if examples != "one":
         form = best_form(forms(False), rightness, strict=not whole)

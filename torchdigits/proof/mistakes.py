@@ -119,8 +119,7 @@ def _softmax_delta(s: Steps, layer: int, right: Array) -> Array:
 
 
 def _updated_weights(s: Steps, layer: int, right: Array) -> Array:
-    step = s.problem.eta * (1 if s.scale < 1 else 1 / s.problem.m)
-    w = s.problem.weights[layer] - step * s.values[f"dC/dW({layer + 1})"]
+    w = s.problem.weights[layer] - s.problem.eta * s.values[f"dC/dW({layer + 1})"]
     value: Array = w.T @ s.delta(layer + 1)
     return value
 
@@ -871,8 +870,7 @@ def as_markdown() -> str:
     equations = "\n".join(f"- {name}: `{formula}`" for name, formula in SHOULD.items())
     parts = [
         "# Mistakes in back-propagation",
-        f"What `check` knows by name ([check](check.md)): {len(MISTAKES)} mistakes. It finds them alone, and two at a\n"
-        "time. Where we know of a page on which somebody reports one, or warns of it, it is linked.",
+        f"What `check` knows by name ([check](check.md)): {len(MISTAKES)} mistakes. It finds them alone, and in pairs.",
         f"What each of them breaks:\n\n{equations}",
     ]
     for mistake in MISTAKES:

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchdigits.errors import CandidateError
 from torchdigits.proof.candidates import calling, methods, positional
-from torchdigits.proof.forms import DESCENT, UPDATE, NetworkForm, takes_matrices
+from torchdigits.proof.forms import DESCENT, ETA_NAME, UPDATE, NetworkForm, run_update
 from torchdigits.proof.reference import Array
 from torchdigits.proof.steps import Problem
 
 ETA = 0.7
-_ETA = r"eta|alpha|lr|learning_?rate|step_?size|rate"
 Parameters = dict[str, Array]
 
 
@@ -42,7 +40,7 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
     if method is None:
         return []
     before, gradients = _parameters(form, network), _Gradients(form, problem, mean)
-    _update(form, network, method, problem)
+    run_update(form, network, method, problem, ETA)
     after = _parameters(form, network)
     shapes = {name: (before[name].shape, after[name].shape) for name in before}
     for name, (old, new) in shapes.items():
@@ -53,7 +51,7 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
     wrong = [WrongUpdate(name, says, method) for name, says in _explained(steps, gradients, problem, form)]
     if not wrong:
         # A second update has to be as right as the first.
-        _update(form, network, method, problem)
+        run_update(form, network, method, problem, ETA)
         steps = {name: (after[name] - now) / ETA for name, now in _parameters(form, network).items()}
         there = _Gradients(form, Problem(*_lists(after), problem.x, problem.y), mean)
         if found := _explained(steps, there, problem, form):
@@ -112,25 +110,6 @@ def _parameters(form: NetworkForm, network: Any) -> Parameters:
 
 def _lists(parameters: Parameters) -> tuple[list[Array], list[Array]]:
     return ([v for n, v in parameters.items() if n[0] == "W"], [v for n, v in parameters.items() if n[0] == "b"])
-
-
-def _update(form: NetworkForm, network: Any, method: Callable[..., Any], problem: Problem) -> None:
-    names = positional(method)
-    if takes_matrices(method):
-        _, _, x, y = form.layout.given(problem, form.dtype)
-        arguments: list[Any] = [x, y, ETA]
-    else:
-        pairs = [form.layout.given(one, form.dtype)[2:] for one in problem.examples()]
-        others = {"lmbda": 0.0, "n": 50, "m": problem.m, "mini_batch_size": problem.m}
-        arguments = [pairs]
-        for name in names[1:]:
-            if re.fullmatch(_ETA, name, re.IGNORECASE):
-                arguments.append(ETA)
-            elif name in others:
-                arguments.append(others[name])
-            else:
-                raise CandidateError(f"{method.__name__}({', '.join(names)}): `{name}` is unknown; expected eta")
-    calling(method, *arguments, file=form.file, problem=problem)
 
 
 def _near(one: Array, other: Array, form: NetworkForm) -> bool:
@@ -193,7 +172,7 @@ def _factors(ratios: dict[str, float], m: int, one_is_fine: bool) -> list[tuple[
 def _check_epoch(form: NetworkForm, problem: Problem) -> list[WrongUpdate]:
     """One epoch of a method as the book's SGD, on copies of one example, so that their order is of no matter."""
     network = form.instance(problem)
-    pattern = rf"training_?data, epochs?, (mini_?)?batch_?size, ({_ETA})"
+    pattern = rf"training_?data, epochs?, (mini_?)?batch_?size, ({ETA_NAME})"
     found = [
         method
         for method in methods(network, DESCENT, [4])
