@@ -30,7 +30,7 @@ def make_logger(name: str, folder: Path) -> "Logger":
 
     Args:
         name: csv and tensorboard write to the folder's `logs`; wandb and mlflow to the project `torchdigits`, where
-            their own settings say, mlflow by default to the folder's `mlruns`.
+            their own settings say, mlflow by default to the folder's `mlflow.db`.
         folder: the run's.
 
     Raises:
@@ -45,6 +45,8 @@ def make_logger(name: str, folder: Path) -> "Logger":
     if name == "tensorboard":
         return TensorBoardLogger(folder, "logs")
     if name == "wandb":
+        os.environ.setdefault("WANDB_SILENT", "true")  # else it talks on stderr
         return WandbLogger(folder.name, folder, project=project)
-    place = os.environ.get("MLFLOW_TRACKING_URI") or (folder.resolve() / "mlruns").as_uri()
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells of its tables on stderr
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
     return MLFlowLogger(project, folder.name, place)
