@@ -1,6 +1,6 @@
 """Right programs in the forms that people write, and mistakes to plant in them: a text, and what stands there instead.
 
-Each mistake has the name that `torchdigits.proof.mistakes` has for it. Nothing else is taken from there.
+Each mistake has the name that `torchdigits.proof.diagnosis.mistakes` has for it. Nothing else is taken from there.
 """
 
 from textwrap import dedent

@@ -18,9 +18,9 @@ import pytest
 
 from torchdigits.errors import CandidateError
 from torchdigits.proof import assert_gradients_agree, check
-from torchdigits.proof.diagnosis import Diagnosis
-from torchdigits.proof.mistakes import BY_NAME, as_markdown, hypotheses
-from torchdigits.proof.steps import Problem, Steps
+from torchdigits.proof.diagnosis.mistakes import BY_NAME, as_markdown, hypotheses, where
+from torchdigits.proof.diagnosis.report import Diagnosis
+from torchdigits.proof.diagnosis.steps import Problem, Steps
 
 RIGHT = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION", "ONE_STEP")
 IN_TORCH = {"AUTOGRAD", "TENSORS", "FUNCTION"}
@@ -175,7 +175,7 @@ def test_every_mistake_has_a_text_in_three_sentences() -> None:
 
 
 def test_the_page_of_the_mistakes_is_that_of_the_program() -> None:
-    """`python -c "from torchdigits.proof.mistakes import *; print(as_markdown(), end='')"` writes it."""
+    """`python -c "from torchdigits.proof.diagnosis.mistakes import *; print(as_markdown(), end='')"` writes it."""
     page = Path(__file__).parents[2] / "docs" / "mistakes.md"
     assert page.read_text() == as_markdown()
 
@@ -184,8 +184,6 @@ def test_every_hypothesis_gives_another_gradient_somewhere() -> None:
     """None is the right gradient in disguise: then it could never be told."""
     problems = [Problem.random(sizes, m) for sizes in ((7, 5, 3), (5, 5, 5, 5), (4, 3)) for m in (5, 1)]
     problems = [Problem(p.weights, p.biases, p.x, p.y, eta=0.5) for p in problems]
-    from torchdigits.proof.mistakes import where
-
     found: dict[tuple[str, int], bool] = {}
     for hypothesis in hypotheses():
         differs = found.get(way := (hypothesis.mistake.name, id(hypothesis.way)), False)
@@ -448,8 +446,6 @@ def test_what_is_printed_goes_nowhere(load: Load, capsys: pytest.CaptureFixture[
 
 
 def test_numpy_alone_is_imported() -> None:
-    code = (
-        "import sys, torchdigits.proof, torchdigits.proof.file; print({'torch', 'scipy', 'sklearn'} & {*sys.modules})"
-    )
+    code = "import sys, torchdigits.proof.diagnosis.file; print({'torch', 'scipy', 'sklearn'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

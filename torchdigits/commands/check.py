@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from torchdigits.errors import CandidateError, OptionError, printable
-from torchdigits.proof.file import check_file
+from torchdigits.proof.diagnosis.file import check_file
 
 
 def check(

@@ -2,10 +2,10 @@
 
 Start reading in `reference.py`, which needs NumPy alone. Then `gradients.py` compares a mini-batch, `free_run.py` and
 `in_step.py` whole training runs, and `rounding.py` says how far rounding alone can carry two right programs apart.
-`diagnosis.py` says what is wrong with somebody's program: `forms.py` calls it, and `mistakes.py` has what people do.
+`diagnosis` is a room of its own: what is wrong with somebody's program?
 It may import `engines`, `data` and what is below them.
 """
 
-from torchdigits.proof.diagnosis import assert_gradients_agree, check
+from torchdigits.proof.diagnosis.check import assert_gradients_agree, check
 
 __all__ = ["assert_gradients_agree", "check"]

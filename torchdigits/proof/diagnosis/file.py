@@ -1,6 +1,7 @@
-"""A candidate in a file of its own, checked in a process of its own: `python -m torchdigits.proof.file FILE NAME ...`.
+"""A candidate in a file of its own, checked in a process of its own.
 
-The file's program runs there with all that it does: it may print, exit, or never end, and the report is not harmed.
+The file's program runs there with all that it does: it may print, exit, or never end, and the report is not harmed. The
+other process is `python -m torchdigits.proof.diagnosis.file FILE NAME EXAMPLES SECONDS PIPE`.
 """
 
 import faulthandler
@@ -21,9 +22,9 @@ from types import ModuleType
 from typing import Any
 
 from torchdigits.errors import CandidateError, OptionError
-from torchdigits.proof.candidates import Examples, RaisedError, calling, positional
-from torchdigits.proof.diagnosis import check
-from torchdigits.proof.forms import BACKPROP
+from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling, positional
+from torchdigits.proof.diagnosis.check import check
+from torchdigits.proof.diagnosis.forms import BACKPROP
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
     read, write = os.pipe()
     words = [str(file.absolute()), name or "", examples, str(seconds), str(write)]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "torchdigits.proof.file", *words],
+        [sys.executable, "-P", "-m", "torchdigits.proof.diagnosis.file", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=[write],
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *_python_path()])},
     )
     os.close(write)
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchdigits.proof.candidates import calling, methods, positional
-from torchdigits.proof.forms import DESCENT, ETA_NAME, UPDATE, NetworkForm, run_update
+from torchdigits.proof.diagnosis.candidates import calling, methods, positional
+from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, UPDATE, NetworkForm, run_update
+from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
-from torchdigits.proof.steps import Problem
 
 ETA = 0.7
 Parameters = dict[str, Array]

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from torchdigits.proof.diagnosis.steps import Change, Steps
 from torchdigits.proof.reference import Array, sigmoid, sigmoid_derivative
-from torchdigits.proof.steps import Change, Steps
 
 Equation = Literal["forward", "cost", "BP1", "BP2", "BP3", "BP4", "update"]
 SHOULD: dict[Equation, str] = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchdigits.errors import CandidateError
-from torchdigits.proof.candidates import MANY, SIZES, Observed, RaisedError, calling, file_of
-from torchdigits.proof.steps import Problem
+from torchdigits.proof.diagnosis.candidates import MANY, SIZES, Observed, RaisedError, calling, file_of
+from torchdigits.proof.diagnosis.steps import Problem
 
 
 @dataclass

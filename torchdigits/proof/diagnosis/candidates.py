@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from torchdigits.errors import CandidateError
+from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
-from torchdigits.proof.steps import Problem
 
 Examples = Literal["auto", "one", "mini-batch"]
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # spacing at 1

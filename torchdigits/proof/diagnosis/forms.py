@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from torchdigits.errors import CandidateError
-from torchdigits.proof.candidates import (
+from torchdigits.proof.diagnosis.candidates import (
     MANY,
     SIZES,
     Examples,
@@ -26,8 +26,8 @@ from torchdigits.proof.candidates import (
     positional,
     together,
 )
+from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
-from torchdigits.proof.steps import Problem
 
 BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(ient)?s?", re.IGNORECASE)
 _FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)

@@ -1,0 +1,318 @@
+"""Is somebody's back-propagation right? If not: which equation, and what was written instead.
+
+A candidate is asked for gradients of small networks of odd sizes, and of digits. They are held against back-propagation
+by hand, within what rounding explains. If they differ, each mistake of `mistakes.py`, alone and in pairs, is computed
+in turn: the diagnosis is the one whose gradient the candidate's equals, to rounding. If none is equal, it says what it
+knows, and guesses nothing.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from torchdigits.errors import CandidateError
+from torchdigits.proof.diagnosis.candidates import (
+    EPS,
+    MANY,
+    SIZES,
+    Examples,
+    Form,
+    Observed,
+    RaisedError,
+    calling,
+    described,
+    file_of,
+    fits,
+    line_of_method,
+    positional,
+)
+from torchdigits.proof.diagnosis.comparing import judge, rightness
+from torchdigits.proof.diagnosis.forms import FunctionForm, NetworkForm, UpdateForm, function_form, network_form
+from torchdigits.proof.diagnosis.lines import same
+from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis
+from torchdigits.proof.diagnosis.report import Compared, Diagnosis, Fault
+from torchdigits.proof.diagnosis.search import equal, explain, line_of_mistake
+from torchdigits.proof.diagnosis.steps import Problem, Steps
+from torchdigits.proof.diagnosis.updates import check_update
+from torchdigits.proof.reference import Array
+
+_FREE = (SIZES, (4, 3), (9, 6, 5, 2))  # layers that a candidate is asked for, if it can have any
+_SQUARE = ((5, 5, 5), (5, 5, 5, 5), (5, 5))  # those of a candidate that cannot compute with the others
+
+
+def check(
+    candidate: Any,
+    *,
+    examples: Examples = "auto",
+    dtype: Literal["float64", "float32"] | None = None,
+    problems: Sequence[Problem] | None = None,
+) -> Diagnosis:
+    """Hold somebody's back-propagation against ours, and say what is wrong with it.
+
+    Args:
+        candidate: a class as the book's `Network(sizes)`, with weights, biases and backprop(x, y); a function
+            `(weights, biases, x, y) -> gradients`; or a class of a torch.nn.Module, Lightning's too. A function
+            that makes one, of sizes or of nothing, will do. It is called many times, with weights of ours.
+        examples: whether it computes the gradient of one example or of a mini-batch; "auto" finds out.
+        dtype: of the arrays that a candidate in NumPy is given. Default: a class's own, float64 for a function.
+        problems: what to ask it for. Default: small networks of odd sizes, and digits.
+
+    Raises:
+        CandidateError: it cannot be called, or gives something else than gradients.
+    """
+    form = form_of(candidate, examples)
+    form.dtype = dtype or form.dtype
+    name = getattr(candidate, "__name__", type(candidate).__name__)
+    observed, raised = _observe(form, problems)
+    rounding, mean, eps = judge(observed)
+    faults = [*_stateful(form, observed[0].problem)]
+    worst = max((one for parts in rounding for one in parts), key=lambda one: one.relative / one.bound)
+    wrong = [number for number, parts in enumerate(rounding) if not all(one.right for one in parts)]
+    parts: list[Compared] = []
+    main = 0
+    notes = ["Its numbers are as exact as float32's, not float64's."] if eps > observed[0].eps else []
+    known = not faults  # else it is not the same twice, and an update tells nothing
+    if wrong and (known or not isinstance(form, FunctionForm)):
+        found, means = _diagnose(form, observed, raised)
+        if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
+            square = [*map(form.observe, _squares(form))]
+            found, means = _diagnose(form, square, None)
+        known, mean = known and bool(found), means if found else mean
+        if not found and not faults:
+            found = [_unknown(observed, rounding, wrong, mean, raised)]
+        faults += found
+        main = _main(observed, wrong)
+        parts = rounding[main]
+    if isinstance(form, UpdateForm):
+        faults += [] if mean or not known else [_fault("not-divided")]
+    elif isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
+        faults += _updates(form, observed[0].problem.sizes, mean, certain=not faults)
+    if eps == EPS["float16"]:
+        faults.append(_fault("float16"))
+    if not faults and raised is not None:
+        raise raised
+    shown = described(observed[main].problem)
+    return Diagnosis(name, form.says, faults, worst, len(observed), parts, shown, " ".join(notes), form.file)
+
+
+def assert_gradients_agree(candidate: Any, **options: Any) -> None:
+    """For a test: the candidate's gradients are right, to rounding.
+
+    Args:
+        candidate, options: as in `check`.
+
+    Raises:
+        AssertionError: they are not; with the report.
+        CandidateError: it cannot be called, or gives something else than gradients.
+    """
+    diagnosis = check(candidate, **options)
+    if not diagnosis.right:
+        raise AssertionError(str(diagnosis))
+
+
+def form_of(candidate: Any, examples: Examples = "auto") -> Form:
+    """In which way a candidate is written.
+
+    Raises:
+        CandidateError: in none that is known.
+    """
+    if not callable(candidate):  # whatever its type says
+        kind = type(candidate).__name__
+        raise CandidateError(f"a {kind} is no candidate; expected a class, a function, or a torch.nn.Module's class")
+    torch = sys.modules.get("torch")
+    made: Any = candidate
+    if not inspect.isclass(candidate) and len(needed := positional(candidate)) <= 1:  # a function that makes one
+        file = file_of(candidate)
+        made = type(calling(candidate, *([[*SIZES]] if needed else []), file=file))
+    if torch is not None and inspect.isclass(made) and issubclass(made, torch.nn.Module):
+        from torchdigits.proof.diagnosis.torch_forms import module_form
+
+        return module_form(candidate, rightness)
+    if inspect.isclass(made):
+        return network_form(candidate, examples, rightness)
+    return function_form(candidate, examples, rightness)
+
+
+def _problems(form: Form) -> list[Problem]:
+    make = partial(Problem.random, dtype=form.dtype)
+    if form.sizes is not None:
+        scale = 1.0 if max(form.sizes) < 100 else max(form.sizes) ** -0.5  # so that not all neurons are saturated
+        return [make(form.sizes, m, scale=scale) for m in (MANY, 1)]
+    small = [make(sizes, m) for sizes in _FREE for m in (MANY, 1)]
+    return [*small, Problem.digits(dtype=form.dtype)]
+
+
+def _squares(form: Form) -> list[Problem]:
+    return [Problem.random(sizes, m, dtype=form.dtype) for sizes in _SQUARE for m in (MANY, 5)]
+
+
+def _observe(form: Form, problems: Sequence[Problem] | None) -> tuple[list[Observed], RaisedError | None]:
+    """What the candidate gives for each problem; if it raises an exception, for layers of one size, with that."""
+    try:
+        return [*map(form.observe, problems or _problems(form))], None
+    except RaisedError as error:
+        if form.sizes is not None or problems is not None:
+            raise
+        observed: list[Observed] = []
+        for problem in _squares(form):
+            try:
+                observed.append(form.observe(problem))
+            except RaisedError:
+                continue  # five examples may fit where four do not
+        if not observed:
+            raise
+        return observed, error
+
+
+def _stateful(form: Form, problem: Problem) -> Iterator[Fault]:
+    """What shows when the candidate is called twice, and what it changes that is not its own."""
+    try:
+        first, second = form.again(problem)
+    except RaisedError:
+        return  # it is known already that it raises
+    fresh = form.observe(first.problem)
+    names = list(first.gradient)
+
+    def all_same(one: Observed, other: Observed, factor: float = 1.0) -> bool:
+        return all(same(one.gradient[n], factor * other.gradient[n], 1e-6) for n in names)
+
+    if form.changed:
+        which = " and ".join(sorted(form.changed))
+        yield _fault("in-place", f"it changes {which} in place, which it was given to read")
+    elif all_same(second, fresh, 2.0):
+        yield _fault("accumulated")
+    elif not all_same(second, fresh):
+        yield _fault("unknown", "called twice with the same arguments, it gives different gradients")
+    elif not all_same(first, fresh):
+        raise CandidateError(
+            "the arrays that it returns are written again by its next call; expected new ones for each call"
+        )
+    if form.reversed:
+        yield _fault("reversed")
+
+
+def _updates(form: NetworkForm, sizes: Sequence[int], mean: bool, certain: bool) -> list[Fault]:
+    """What is wrong with a class's own update; that it fails says nothing unless the gradient is right for certain."""
+    try:
+        found = check_update(form, Problem.random(sizes, MANY, dtype=form.dtype), mean)
+    except CandidateError:
+        if certain:
+            raise
+        return []
+    return [
+        _fault(name or "unknown", says, line=line_of_method(method), equation="update") for name, says, method in found
+    ]
+
+
+def _main(observed: Sequence[Observed], wrong: Sequence[int]) -> int:
+    """Of the problems that are wrong, the one to show: two layers and several examples, if it shows there."""
+
+    def key(number: int) -> tuple[int, int]:
+        return abs(len(observed[number].problem.weights) - 2), -observed[number].problem.m
+
+    return min(wrong, key=key)
+
+
+def _diagnose(form: Form, observed: Sequence[Observed], raised: RaisedError | None) -> tuple[list[Fault], bool]:
+    """The mistakes, one or two, whose gradients equal the candidate's, if there are any; and whether it gives means."""
+    small = [one for one in observed if form.sizes is not None or max(one.problem.sizes) < 100]
+    found, mean = explain(
+        small, len(form.sizes) - 1 if form.sizes else 0, (False,) if form.per_example else (False, True)
+    )
+    faults = []
+    for number, hypothesis in enumerate(found):
+        line = line_of_mistake(form, small, found[: number + 1]) or (raised.line if raised and not number else None)
+        says = (
+            f"With layers of different sizes it raises {raised.says}. With layers of one size"
+            if raised and not number
+            else ""
+        )
+        faults.append(_fault(hypothesis.mistake.name, "", hypothesis, line, says))
+    return faults, mean
+
+
+def _fault(
+    name: str,
+    says: str = "",
+    hypothesis: Hypothesis | None = None,
+    line: int | None = None,
+    before: str = "",
+    equation: Equation | None = None,
+) -> Fault:
+    """A mistake of the catalogue, or one that is not in it."""
+    if name == "unknown":
+        return Fault(equation, None, name, f"{_capital(says)}.", line)
+    mistake = BY_NAME[name]
+    said = says or mistake.says
+    text = f"{before} {said}. {mistake.why}" if before else f"{_capital(said)}. {mistake.why}"
+    if hypothesis is None:
+        assert mistake.equation != "slope"
+        return Fault(mistake.equation, None, name, text, line)
+    place = None if mistake.equation == "update" else hypothesis.place
+    return Fault(hypothesis.equation, place, name, text, line)
+
+
+def _capital(text: str) -> str:
+    """With a capital, unless it begins with a formula."""
+    return text[0].upper() + text[1:] if text.split(maxsplit=1)[0].isalpha() else text
+
+
+def _unknown(
+    observed: Sequence[Observed],
+    rounding: Sequence[Sequence[Compared]],
+    wrong: Sequence[int],
+    mean: bool,
+    raised: RaisedError | None,
+) -> Fault:
+    """What is known of a mistake that is none of the catalogue's.
+
+    Raises:
+        CandidateError: the gradients have shapes that fit nothing.
+    """
+    number = _main(observed, wrong)
+    one, parts = observed[number], rounding[number]
+    if raised is not None:
+        raise raised
+    for name, array in one.gradient.items():
+        layer = int(name[6:-1])
+        sizes = one.problem.sizes
+        expected = (sizes[layer], sizes[layer - 1]) if name.startswith("dC/dW") else (sizes[layer],)
+        if array.shape != expected:
+            shape = f"{name} has the shape {array.shape} for layers {described(one.problem)}; expected {expected}"
+            raise CandidateError(shape)
+    by_name = {part.name: part for part in parts}
+    if "outputs" in by_name and not by_name["outputs"].right:
+        return Fault("forward", None, "unknown", "The outputs are wrong, and by no mistake that is known here.")
+    if all(observed[n].problem.m > 1 for n in wrong) and any(o.problem.m == 1 for o in observed):
+        text = "The gradient is right for one example, but not for a mini-batch."
+        return Fault("update", None, "unknown", text)
+    truth = Steps(one.problem, (), mean).gradient
+    ratios = {n: _multiple(one.gradient[n], value) for n, value in truth.items()}
+    factors = {round(ratio, 9) for ratio in ratios.values() if ratio is not None}
+    if len(factors) == 1 and None not in ratios.values():
+        text = f"Every gradient is {factors.pop():.6g} times what it should be: right in direction, not in size."
+        return Fault("cost", None, "unknown", text)
+    for layer in range(len(one.problem.weights), 0, -1):
+        b, w = (by_name[f"dC/d{kind}({layer})"].right for kind in "bW")
+        if b and w:
+            continue
+        last = layer == len(one.problem.weights)
+        equation: Equation = "BP3" if w else "BP4" if b else "BP1" if last else "BP2"
+        said = "nothing is right" if last and not b and not w else f"right up to layer {layer + 1}" if not last else ""
+        names = " and ".join(f"dC/d{kind}({layer})" for kind, right in (("b", b), ("W", w)) if not right)
+        text = f"{names} {'are' if ' and ' in names else 'is'} wrong, by no mistake that is known here"
+        known = [f"dC/d{kind}({layer})" for kind in "bW" if ratios[f"dC/d{kind}({layer})"] is not None]
+        if known:
+            text += "; " + ", ".join(f"{n} is {ratios[n]:.6g} times what it should be" for n in known)
+        place = "output" if last else "first" if layer == 1 else f"layer {layer}"
+        return Fault(equation, place, "unknown", f"{text}{'; ' + said if said else ''}.")
+    raise AssertionError("something is wrong, but no gradient")  # the cost alone
+
+
+def _multiple(value: Array, truth: Array) -> float | None:
+    ratio = float(np.vdot(value, truth) / np.vdot(truth, truth))
+    return ratio if equal(value, ratio * truth, 1e-6) else None
