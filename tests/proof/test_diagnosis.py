@@ -249,6 +249,35 @@ def test_a_factor_of_one_gradient_is_told(load: Load) -> None:
     assert "0.7 times" in fault.explanation
 
 
+@pytest.mark.parametrize(
+    ("instead", "name"),
+    [
+        ("a = np.maximum(0, np.dot(w, a) + b)", "relu"),
+        ("a = sigmoid(np.dot(w, a))", "no-bias"),
+        ("a = np.sin(np.dot(w, a) + b)", "unknown"),
+    ],
+)
+def test_a_wrong_forward_pass_beside_a_right_gradient_is_told(load: Load, instead: str, name: str) -> None:
+    diagnosis = check(load(source_of("BOOK", ("a = sigmoid(np.dot(w, a) + b)", instead))))
+    assert named(diagnosis) == [(name, "forward")]
+
+
+@pytest.mark.parametrize(
+    ("cost", "name"),
+    [
+        ("((self.forward(x) - y) ** 2).sum()", "no-half"),
+        ("((self.forward(x) - y) ** 2).mean()", "mean-over-outputs"),
+        ("abs(self.forward(x) - y).sum()", "unknown"),
+        ("((self.forward(x) - y) ** 2).sum() / 2", None),
+        ("((self.forward(x) - y) ** 2).sum() / 2 / x.shape[1]", None),
+    ],
+)
+def test_a_wrong_cost_beside_a_right_gradient_is_told(load: Load, cost: str, name: str | None) -> None:
+    method = f"        def cost(self, x, y):\n            return {cost}\n\n        def forward_pass"
+    diagnosis = check(load(source_of("MATRIX", ("        def forward_pass", method))))
+    assert named(diagnosis) == ([(name, "cost")] if name else [])
+
+
 # Forms
 
 
@@ -323,8 +352,8 @@ def test_our_own_programs_are_right() -> None:
         ("((self(x) - one_hot) ** 2).sum() / 2 / len(x)", set()),
         ("((self(x) - one_hot) ** 2).sum() / 2", set()),
         ("nn.functional.cross_entropy(self(x), y)", {"softmax-cost"}),
-        ("nn.functional.binary_cross_entropy(self(x), one_hot, reduction='sum')", {"no-slope"}),
-        ("nn.functional.binary_cross_entropy(self(x), one_hot)", {"no-slope", "mean-over-outputs"}),
+        ("nn.functional.binary_cross_entropy(self(x), one_hot, reduction='sum')", {"cross-entropy"}),
+        ("nn.functional.binary_cross_entropy(self(x), one_hot)", {"cross-entropy", "mean-over-outputs"}),
     ],
 )
 @pytest.mark.parametrize("fixed", [False, True])

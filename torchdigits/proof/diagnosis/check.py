@@ -8,8 +8,9 @@ knows, and guesses nothing.
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import isclose
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ from torchdigits.proof.diagnosis.candidates import (
 from torchdigits.proof.diagnosis.comparing import judge, rightness
 from torchdigits.proof.diagnosis.forms import FunctionForm, NetworkForm, UpdateForm, function_form, network_form
 from torchdigits.proof.diagnosis.lines import same
-from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis
+from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis, hypotheses, where
 from torchdigits.proof.diagnosis.report import Compared, Diagnosis, Fault
 from torchdigits.proof.diagnosis.search import equal, explain, line_of_mistake
 from torchdigits.proof.diagnosis.steps import Problem, Steps
@@ -72,21 +73,25 @@ def check(
     faults = [*_stateful(form, observed[0].problem)]
     worst = max((one for parts in rounding for one in parts), key=lambda one: one.relative / one.bound)
     wrong = [number for number, parts in enumerate(rounding) if not all(one.right for one in parts)]
-    parts: list[Compared] = []
-    main = 0
+    wrong_names = {one.name for parts in rounding for one in parts if not one.right}
     notes = ["Its numbers are as exact as float32's, not float64's."] if eps > observed[0].eps else []
     known = not faults  # else it is not the same twice, and an update tells nothing
-    if wrong and (known or not isinstance(form, FunctionForm)):
+    if wrong_names - {"outputs", "cost"} and (known or not isinstance(form, FunctionForm)):
         found, means = _diagnose(form, observed, raised)
         if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
             square = [*map(form.observe, _squares(form))]
             found, means = _diagnose(form, square, None)
+        if "cost" in wrong_names:  # its delta is the same, without that anything is left out
+            found = [_fault("cross-entropy") if (f.mistake, f.layer) == ("no-slope", "output") else f for f in found]
         known, mean = known and bool(found), means if found else mean
         if not found and not faults:
             found = [_unknown(observed, rounding, wrong, mean, raised)]
         faults += found
-        main = _main(observed, wrong)
-        parts = rounding[main]
+    found_there = {fault.equation for fault in faults}
+    if "outputs" in wrong_names and "forward" not in found_there:
+        faults.append(_wrong_outputs(observed))
+    elif wrong_names == {"cost"}:
+        faults.append(_wrong_cost(observed))
     if isinstance(form, UpdateForm):
         faults += [] if mean or not known else [_fault("not-divided")]
     elif isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
@@ -95,7 +100,8 @@ def check(
         faults.append(_fault("float16"))
     if not faults and raised is not None:
         raise raised
-    shown = described(observed[main].problem)
+    main = _main(observed, wrong) if wrong else 0
+    shown, parts = described(observed[main].problem), rounding[main] if wrong else []
     return Diagnosis(name, form.says, faults, worst, len(observed), parts, shown, " ".join(notes), form.file)
 
 
@@ -286,7 +292,7 @@ def _unknown(
             raise CandidateError(shape)
     by_name = {part.name: part for part in parts}
     if "outputs" in by_name and not by_name["outputs"].right:
-        return Fault("forward", None, "unknown", "The outputs are wrong, and by no mistake that is known here.")
+        return _wrong_outputs(observed)
     if all(observed[n].problem.m > 1 for n in wrong) and any(o.problem.m == 1 for o in observed):
         text = "The gradient is right for one example, but not for a mini-batch."
         return Fault("update", None, "unknown", text)
@@ -310,7 +316,36 @@ def _unknown(
             text += "; " + ", ".join(f"{n} is {ratios[n]:.6g} times what it should be" for n in known)
         place = "output" if last else "first" if layer == 1 else f"layer {layer}"
         return Fault(equation, place, "unknown", f"{text}{'; ' + said if said else ''}.")
-    raise AssertionError("something is wrong, but no gradient")  # the cost alone
+    raise AssertionError("it is called for a gradient that is wrong")
+
+
+def _wrong_outputs(observed: Sequence[Observed]) -> Fault:
+    """What a forward pass of its own does, beside that in its back-propagation."""
+    seen = [(one.problem, one.forward) for one in observed if one.forward is not None]
+    for hypothesis in hypotheses():
+        if {"a", "z"}.isdisjoint(hypothesis.way):
+            continue
+        changes = [(hypothesis.way, where(hypothesis.place))]
+        steps = [Steps(problem, changes) for problem, _ in seen]
+        if all(equal(s.a(s.layers), outputs, 1e-6) for s, (_, outputs) in zip(steps, seen, strict=True)):
+            return _fault(hypothesis.mistake.name, f"in the outputs, {hypothesis.mistake.says}", hypothesis)
+    return Fault("forward", None, "unknown", "The outputs are wrong, by no mistake that is known here.")
+
+
+def _wrong_cost(observed: Sequence[Observed]) -> Fault:
+    """What a cost of its own is of the quadratic cost."""
+    seen = [(one.problem, one.cost) for one in observed if one.cost is not None]
+    ratios = [(problem, cost / problem.network().cost(problem.x, problem.y)) for problem, cost in seen]
+    factors: list[tuple[str, Callable[[Problem], float]]] = [
+        ("no-half", lambda problem: 2.0),
+        ("mean-over-outputs", lambda problem: 1 / problem.sizes[-1]),
+        ("mean-over-outputs", lambda problem: 2 / problem.sizes[-1]),
+    ]
+    for name, factor in factors:
+        for sums in (False, True):
+            if all(isclose(ratio, factor(p) * (p.m if sums else 1), rel_tol=1e-6) for p, ratio in ratios):
+                return _fault(name, "its cost does not belong to its gradient, which is right")
+    return Fault("cost", None, "unknown", "Its cost is not the quadratic cost, whose gradient it has.")
 
 
 def _multiple(value: Array, truth: Array) -> float | None:

@@ -314,6 +314,14 @@ MISTAKES = (
         _OUTPUT,
     ),
     Mistake(
+        "cross-entropy",
+        "cost",
+        "the cost is the cross-entropy of the outputs, not the quadratic cost",
+        "The derivative of the cross-entropy cancels sigmoid'(z(L)), so that delta(L) is a - y. It learns faster where "
+        "outputs are saturated, and is the better choice in the book's chapter 3. But it is another cost, with other "
+        "gradients.",
+    ),
+    Mistake(
         "softmax-cost",
         "cost",
         "the cost is the cross-entropy of a softmax of the outputs, as torch's CrossEntropyLoss takes it",
