@@ -540,3 +540,74 @@ IN_ONE_STEP: list[Plant] = [
     ("no-slope", "BP1", (("(a[-1] - y) * a[-1] * (1 - a[-1])", "a[-1] - y"),)),
     ("not-divided", "update", ((" / len(x), delta.mean", ", delta.sum"),)),
 ]  # fmt: skip
+
+
+# Two layers, each with attributes of its own; a learning rate for the constructor; and backward, which updates.
+TWO_LAYERS = """
+    import numpy as np
+
+    class NeuralNetwork:
+        def __init__(self, input_size, hidden_size, output_size, learning_rate):
+            self.W1 = np.random.randn(input_size, hidden_size)
+            self.b1 = np.zeros((1, hidden_size))
+            self.W2 = np.random.randn(hidden_size, output_size)
+            self.b2 = np.zeros((1, output_size))
+
+        def sigmoid(self, z):
+            return 1 / (1 + np.exp(-z))
+
+        def forward(self, X):
+            self.a1 = self.sigmoid(X @ self.W1 + self.b1)
+            self.a2 = self.sigmoid(self.a1 @ self.W2 + self.b2)
+            return self.a2
+
+        def backward(self, X, y, learning_rate):
+            m = X.shape[0]
+            d2 = (self.a2 - y) * self.a2 * (1 - self.a2)
+            dW2 = self.a1.T @ d2 / m
+            db2 = np.sum(d2, axis=0, keepdims=True) / m
+            d1 = d2 @ self.W2.T * self.a1 * (1 - self.a1)
+            dW1 = X.T @ d1 / m
+            db1 = np.sum(d1, axis=0, keepdims=True) / m
+            self.W2 -= learning_rate * dW2
+            self.b2 -= learning_rate * db2
+            self.W1 -= learning_rate * dW1
+            self.b1 -= learning_rate * db1
+"""
+IN_TWO_LAYERS: list[Plant] = [
+    ("updated-weights", "BP2", (("            self.W2 -= learning_rate * dW2\n", ""), ("            d1 = ", "            self.W2 -= learning_rate * dW2\n            d1 = "))),
+    ("no-slope", "BP1", (("(self.a2 - y) * self.a2 * (1 - self.a2)", "self.a2 - y"),)),
+    ("no-slope", "BP2", (("d2 @ self.W2.T * self.a1 * (1 - self.a1)", "d2 @ self.W2.T"),)),
+    ("slope-of-a", "BP1", (("* self.a2 * (1 - self.a2)", "* self.sigmoid(self.a2) * (1 - self.sigmoid(self.a2))"),)),
+    ("bias-total", "BP3", (("np.sum(d2, axis=0, keepdims=True)", "np.sum(d2)"), ("np.sum(d1, axis=0, keepdims=True)", "np.sum(d1)"))),
+    ("not-transposed", "BP2", (("self.W2.T", "self.W2"),)),
+    ("layer-forgotten", "BP4", (("self.W1 -= learning_rate * dW1", "pass"), ("self.b1 -= learning_rate * db1", "pass"))),
+    ("not-divided", "update", ((" / m", ""),)),
+]  # fmt: skip
+
+# Functions of a dictionary, and of the layers' arrays one by one.
+DICTIONARY = """
+    import numpy as np
+
+    def backward(params, X, Y):
+        A, L, grads = [X], len(params) // 2, {}
+        for l in range(1, L + 1):
+            A.append(1 / (1 + np.exp(-(params[f"W{l}"] @ A[-1] + params[f"b{l}"]))))
+        dZ = (A[-1] - Y) * A[-1] * (1 - A[-1])
+        for l in range(L, 0, -1):
+            grads[f"dW{l}"] = dZ @ A[l - 1].T / X.shape[1]
+            grads[f"db{l}"] = dZ.sum(axis=1, keepdims=True) / X.shape[1]
+            if l > 1:
+                dZ = params[f"W{l}"].T @ dZ * A[l - 1] * (1 - A[l - 1])
+        return grads
+"""
+ONE_BY_ONE = """
+    import numpy as np
+
+    def backprop(W1, b1, W2, b2, x, y):
+        a1 = 1 / (1 + np.exp(-(W1 @ x + b1)))
+        a2 = 1 / (1 + np.exp(-(W2 @ a1 + b2)))
+        d2 = (a2 - y) * a2 * (1 - a2)
+        d1 = W2.T @ d2 * a1 * (1 - a1)
+        return d1 @ x.T, d1, d2 @ a1.T, d2
+"""

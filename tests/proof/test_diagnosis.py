@@ -22,16 +22,18 @@ from torchdigits.proof.diagnosis.mistakes import BY_NAME, as_markdown, hypothese
 from torchdigits.proof.diagnosis.report import Diagnosis
 from torchdigits.proof.diagnosis.steps import Problem, Steps
 
-RIGHT = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION", "ONE_STEP")
+ANY_DEPTH = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION", "ONE_STEP")
+RIGHT = (*ANY_DEPTH, "DICTIONARY", "TWO_LAYERS", "ONE_BY_ONE")
 IN_TORCH = {"AUTOGRAD", "TENSORS", "FUNCTION"}
 FORMS = {
     "BOOK": planted.IN_BOOK,
     "MATRIX": planted.IN_MATRIX,
     "FUNCTION": planted.IN_FUNCTION,
     "ONE_STEP": planted.IN_ONE_STEP,
+    "TWO_LAYERS": planted.IN_TWO_LAYERS,
 }
 SINGLE = [(form, number) for form, plants in FORMS.items() for number in range(len(plants))]
-NAMES = ("Network", "Net", "gradients", "backward", "backprop")
+NAMES = ("Network", "NeuralNetwork", "Net", "gradients", "backward", "backprop")
 
 Load = Callable[[str], Any]
 
@@ -79,7 +81,7 @@ def test_no_right_program_is_called_wrong(load: Load, form: str, dtype: Any) -> 
     candidate, draw = load(source_of(form)), random.Random(f"{form} {dtype}")
     problems = []
     for seed in range(60):
-        sizes = [draw.randint(2, 40) for _ in range(draw.randint(2, 5))]
+        sizes = [draw.randint(2, 40) for _ in range(draw.randint(2, 5) if form in ANY_DEPTH else 3)]
         scale = draw.choice([0.1, 1.0, 3.0, 10.0])
         problems.append(Problem.random(sizes, draw.randint(1, 12), seed, scale))
     diagnosis = check(candidate, dtype=None if form in IN_TORCH else dtype, problems=problems)
@@ -113,6 +115,7 @@ ELSEWHERE = {
     ("BOOK", "no-weights"),
     ("FUNCTION", "no-slope"),
     ("ONE_STEP", "updated-weights"),
+    ("TWO_LAYERS", "updated-weights"),
     ("MATRIX", "slope-wrong-layer"),
     ("MATRIX", "wrong-weights"),
     ("MATRIX", "one-error"),
@@ -159,7 +162,7 @@ def test_pairs_of_mistakes_are_named_or_located(load: Load) -> None:
                 located += 1
             else:  # other mistakes that give the same numbers, in the same equations
                 assert equations & planted_equations, (tried[-1], str(diagnosis))
-            if taken == count // 3:
+            if taken == count // len(FORMS):
                 break
     assert both + located >= 0.9 * len(tried), (both, located, len(tried))
     print(f"{both} of {len(tried)} pairs named, {located} located")
@@ -279,6 +282,17 @@ def test_a_wrong_cost_beside_a_right_gradient_is_told(load: Load, cost: str, nam
 
 
 # Forms
+
+
+def test_an_instance_of_a_module_is_as_good_as_its_class() -> None:
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 3), nn.Sigmoid())
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert check(model).right
+    model[3] = nn.Tanh()
+    assert named(check(model)) == [("tanh", "forward")]
+    assert all(bool((one == other).all()) for one, other in zip(before, model.parameters(), strict=True))
 
 
 def test_a_numerical_gradient_is_as_exact_as_float32(load: Load) -> None:

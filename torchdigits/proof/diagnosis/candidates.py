@@ -67,6 +67,7 @@ class Form(Protocol):
     says: str  # what it is, in words
     file: str  # the candidate's, or empty
     sizes: tuple[int, ...] | None  # if it has but these
+    depth: int | None  # layers after the input, if it can have but so many
     per_example: bool  # whether it takes one example at a time
     dtype: str
     changed: set[str]  # the arguments that it has changed in place

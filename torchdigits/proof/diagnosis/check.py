@@ -9,6 +9,7 @@ knows, and guesses nothing.
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import partial
 from math import isclose
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from torchdigits.proof.diagnosis.candidates import (
     positional,
 )
 from torchdigits.proof.diagnosis.comparing import judge, rightness
-from torchdigits.proof.diagnosis.forms import FunctionForm, NetworkForm, UpdateForm, function_form, network_form
+from torchdigits.proof.diagnosis.forms import SHAPES, FunctionForm, NetworkForm, UpdateForm, function_form, network_form
 from torchdigits.proof.diagnosis.lines import same
 from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis, hypotheses, where
 from torchdigits.proof.diagnosis.report import Compared, Diagnosis, Fault
@@ -42,7 +43,6 @@ from torchdigits.proof.diagnosis.updates import check_update
 from torchdigits.proof.reference import Array
 
 _FREE = (SIZES, (4, 3), (9, 6, 5, 2))  # layers that a candidate is asked for, if it can have any
-_SQUARE = ((5, 5, 5), (5, 5, 5, 5), (5, 5))  # those of a candidate that cannot compute with the others
 
 
 def check(
@@ -130,6 +130,9 @@ def form_of(candidate: Any, examples: Examples = "auto") -> Form:
         kind = type(candidate).__name__
         raise CandidateError(f"a {kind} is no candidate; expected a class, a function, or a torch.nn.Module's class")
     torch = sys.modules.get("torch")
+    if torch is not None and isinstance(candidate, torch.nn.Module):
+        model = candidate
+        candidate = lambda: deepcopy(model)  # noqa: E731
     made: Any = candidate
     if not inspect.isclass(candidate) and len(needed := positional(candidate)) <= 1:  # a function that makes one
         file = file_of(candidate)
@@ -148,12 +151,17 @@ def _problems(form: Form) -> list[Problem]:
     if form.sizes is not None:
         scale = 1.0 if max(form.sizes) < 100 else max(form.sizes) ** -0.5  # so that not all neurons are saturated
         return [make(form.sizes, m, scale=scale) for m in (MANY, 1)]
-    small = [make(sizes, m) for sizes in _FREE for m in (MANY, 1)]
-    return [*small, Problem.digits(dtype=form.dtype)]
+    if form.depth is not None:
+        small = [make(sizes, m) for sizes in SHAPES[form.depth][:-1] for m in (MANY, 1)]
+    else:
+        small = [make(sizes, m) for sizes in _FREE for m in (MANY, 1)]
+    return [*small, Problem.digits(dtype=form.dtype)] if form.depth in {None, 2} else small
 
 
 def _squares(form: Form) -> list[Problem]:
-    return [Problem.random(sizes, m, dtype=form.dtype) for sizes in _SQUARE for m in (MANY, 5)]
+    """Layers of one size, for what cannot compute with others."""
+    depths = (2, 3, 1) if form.depth is None else (form.depth,)
+    return [Problem.random(SHAPES[depth][-1], m, dtype=form.dtype) for depth in depths for m in (MANY, 5)]
 
 
 def _observe(form: Form, problems: Sequence[Problem] | None) -> tuple[list[Observed], RaisedError | None]:

@@ -22,9 +22,9 @@ from types import ModuleType
 from typing import Any
 
 from torchdigits.errors import CandidateError, OptionError
-from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling, positional
+from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling
 from torchdigits.proof.diagnosis.check import check
-from torchdigits.proof.diagnosis.forms import BACKPROP
+from torchdigits.proof.diagnosis.forms import BACKPROP, order_of
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,10 @@ def candidates(module: ModuleType) -> list[str]:
                 found.append(name)
             elif torch is None or not issubclass(thing, torch.autograd.Function):
                 found += [name] if any(BACKPROP.fullmatch(attribute) for attribute in dir(thing)) else []
-        elif inspect.isfunction(thing) and BACKPROP.fullmatch(name) and len(positional(thing)) == 4:
-            found.append(name)
+        elif inspect.isfunction(thing) and BACKPROP.fullmatch(name):
+            with suppress(CandidateError):  # of another function's arguments
+                order_of(thing)
+                found.append(name)
     return found
 
 

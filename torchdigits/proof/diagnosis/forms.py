@@ -36,6 +36,7 @@ ETA_NAME = r"eta|alpha|lr|learning_?rate|step_?size|rate"
 UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
 DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
 _NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
+SHAPES = {1: ((4, 3), (5, 5)), 2: ((7, 5, 3), (6, 9, 4), (5, 5, 5)), 3: ((9, 6, 5, 2), (5, 5, 5, 5))}
 _PARAMETERS = {
     "weights": r"w\w*|weights?",
     "biases": r"b\w*|bias(es)?",
@@ -54,6 +55,7 @@ class FunctionForm:
     order: tuple[str, ...]
     says: str = ""
     sizes: tuple[int, ...] | None = None
+    depth: int | None = None
     dtype: str = "float64"
     changed: set[str] = field(default_factory=set)
     reversed: bool = False
@@ -81,15 +83,24 @@ class FunctionForm:
         return f"{getattr(self.function, '__name__', 'the function')} returned"
 
     def _call(self, problem: Problem) -> tuple[Observed, Any]:
-        given = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
+        given = self._given(problem)
         value = calling(self.function, *(given[name] for name in self.order), file=self.file, problem=problem)
-        before = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
+        before = self._given(problem)
         self.changed |= {name for name, array in given.items() if not _same(array, before[name])}
         gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
         return Observed(problem, gradient, eps), value
 
+    def _given(self, problem: Problem) -> dict[str, Any]:
+        """The arrays by all names that an argument may have: `weights`, `W1`, and `params` for a dictionary of them."""
+        given = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
+        params = {f"W{layer}": w for layer, w in enumerate(given["weights"], 1)}
+        params |= {f"b{layer}": b for layer, b in enumerate(given["biases"], 1)}
+        return given | params | {"params": params}
+
 
 def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        one, other = [*one.values()], [*other.values()]
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return one.shape == other.shape and bool((one == other).all())
@@ -120,7 +131,8 @@ def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict
     best, most = None, (False, -1.0)
     for form in forms:
         try:
-            observed = form.observe(Problem.random(SIZES, 1 if form.per_example else MANY, dtype=form.dtype))
+            m = 1 if form.per_example else MANY
+            observed = form.observe(Problem.random(SHAPES[form.depth or 2][0], m, dtype=form.dtype))
         except CandidateError:
             continue  # not in this form
         key = (fits(observed), rightness(observed))
@@ -137,24 +149,14 @@ def function_form(
     Raises:
         CandidateError: it takes other arguments.
     """
-    names = positional(function)
-    if len(names) != 4:
-        said = f"{getattr(function, '__name__', 'function')}({', '.join(names)})"
-        raise CandidateError(f"{said}: a function is expected to take weights, biases, x and y")
-    meant = {
-        key: [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
-        for key, pattern in _PARAMETERS.items()
-    }
-    order = tuple(_PARAMETERS)
-    if all(len(value) == 1 for value in meant.values()):
-        order = tuple(sorted(_PARAMETERS, key=lambda key: names.index(meant[key][0])))
+    order, depth = order_of(function)
     layouts = [
         Layout(weights, biases, direction, torch)
         for torch in ((False, True) if _uses_torch(function) else (False,))
         for (direction, biases), weights in product(_DIRECTIONS, ("out, in", "in, out"))
     ]
-    batches = [FunctionForm(function, layout, False, order) for layout in layouts if layout.examples != "flat"]
-    single = [FunctionForm(function, layout, True, order) for layout in layouts]
+    batches = [FunctionForm(function, one, False, order, depth=depth) for one in layouts if one.examples != "flat"]
+    single = [FunctionForm(function, one, True, order, depth=depth) for one in layouts]
     form = None
     if examples != "one":
         form = best_form(batches, rightness, strict=examples == "auto")
@@ -165,6 +167,36 @@ def function_form(
     form.says = f"a function of {of}, weights ({form.layout.weights}), "
     form.says += "x (inputs,)" if examples_in == "flat" else f"examples in {examples_in}"
     return form
+
+
+def order_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], int | None]:
+    """What a function's arguments are, in order, by the names of `FunctionForm`; and for how many layers, if it says.
+
+    Raises:
+        CandidateError: they are something else.
+    """
+    names = positional(function)
+    numbered = [re.fullmatch(r"(w|b)(?:eights?|ias)?_?(\d)", name, re.IGNORECASE) for name in names]
+    layers = len([match for match in numbered if match]) // 2
+    known = [
+        f"{'W' if match[1] in 'wW' else 'b'}{match[2]}" if match else _meant(n)
+        for n, match in zip(names, numbered, strict=True)
+    ]
+    expected = {f"{kind}{layer}" for kind in "Wb" for layer in range(1, layers + 1)} | {"x", "y"}
+    if layers in SHAPES and {*known} == expected and len(known) == len(expected):
+        return tuple(known), layers
+    if sorted(known) == ["params", "x", "y"]:
+        return tuple(known), None
+    if len(names) != 4 or layers:
+        said = f"{getattr(function, '__name__', 'function')}({', '.join(names)})"
+        raise CandidateError(f"{said}: a function is expected to take weights, biases, x and y")
+    return (tuple(known) if {*known} == {*_PARAMETERS} else tuple(_PARAMETERS)), None
+
+
+def _meant(name: str) -> str:
+    """What an argument of this name is."""
+    kinds = {"params": r"param\w*|theta|model|network"} | _PARAMETERS
+    return next((kind for kind, pattern in kinds.items() if re.fullmatch(pattern, name, re.IGNORECASE)), "")
 
 
 def _uses_torch(function: Callable[..., Any]) -> bool:
@@ -181,10 +213,11 @@ class NetworkForm:
     layout: Layout
     per_example: bool
     method: str
-    names: tuple[str, str]  # of the attributes that hold weights and biases
+    names: tuple[list[str], list[str]]  # of the attributes that hold weights and biases: one, or one for each layer
     dtype: str
     says: str = ""
     sizes: tuple[int, ...] | None = None
+    depth: int | None = None
     changed: set[str] = field(default_factory=set)
     reversed: bool = False
 
@@ -194,15 +227,19 @@ class NetworkForm:
     def instance(self, problem: Problem) -> Any:
         """A network with the problem's weights."""
         network = calling(self.construct, self.factory, problem.sizes, file=self.file)
-        for name, arrays in zip(self.names, self.layout.given(problem, self.dtype)[:2], strict=True):
-            before, new = getattr(network, name), np.empty(len(arrays), dtype=object)
+        for names, arrays in zip(self.names, self.layout.given(problem, self.dtype)[:2], strict=True):
+            if len(names) > 1:
+                for name, array in zip(names, arrays, strict=True):
+                    setattr(network, name, array)
+                continue
+            before, new = getattr(network, names[0]), np.empty(len(arrays), dtype=object)
             new[:] = arrays
-            setattr(network, name, new if isinstance(before, np.ndarray) else type(before)(arrays))
+            setattr(network, names[0], new if isinstance(before, np.ndarray) else type(before)(arrays))
         return network
 
     def parameters(self, network: Any) -> tuple[list[Array], list[Array]]:
         """A network's weights `(neurons, inputs)` and biases `(neurons, 1)`, as they are now."""
-        weights, biases = (leaves(getattr(network, name), name) for name in self.names)
+        weights, biases = (_held(network, names) for names in self.names)
         if self.layout.weights == "in, out":
             weights = [w.T for w in weights]
         biases = [b.reshape(-1, 1) if max(b.shape, default=1) == b.size else b for b in biases]
@@ -245,7 +282,8 @@ class NetworkForm:
         _, _, same_x, same_y = self.layout.given(problem, self.dtype)
         self.changed |= {name for name, (a, b) in {"x": (x, same_x), "y": (y, same_y)}.items() if not _same(a, b)}
         now, before = self.parameters(network), (problem.weights, problem.biases)
-        self.changed |= {n for n, a, b in zip(self.names, now, before, strict=True) if not _same(a, b)}
+        kinds = ("weights", "biases")
+        self.changed |= {kind for kind, a, b in zip(kinds, now, before, strict=True) if not _same(a, b)}
         gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
         return Observed(problem, gradient, eps, forward, cost), value
 
@@ -265,6 +303,8 @@ class UpdateForm(NetworkForm):
     """A class that shows its gradient only in what an update of a mini-batch subtracts."""
 
     def _call(self, network: Any, problem: Problem) -> tuple[Observed, Any]:
+        for method in methods(network, _FORWARD, [1]):  # which keeps what the update needs
+            calling(method, self.layout.given(problem, self.dtype)[2], file=self.file, problem=problem)
         eta = 2.0**20  # so that the rounding of the weights, which a difference of them has, is small beside the step
         before = self.parameters(network)
         run_update(self, network, getattr(network, self.method), problem, eta)
@@ -311,9 +351,19 @@ def takes_matrices(update: Callable[..., Any]) -> bool:
     return len(names) == 3 and not re.fullmatch(r"mini_?batch|batch|data|examples", names[0], re.IGNORECASE)
 
 
+def _held(network: Any, names: list[str]) -> list[Array]:
+    return [leaf for name in names for leaf in leaves(getattr(network, name), name)]
+
+
+def _rates(factory: Callable[..., Any], given: int) -> list[float]:
+    """A learning rate, if a class wants one after so many arguments."""
+    others = positional(factory)[given:]
+    return [0.5] if len(others) == 1 and re.fullmatch(ETA_NAME, others[0], re.IGNORECASE) else []
+
+
 CONSTRUCTIONS: tuple[Callable[[Any, list[int]], Any], ...] = (
-    lambda factory, sizes: factory(sizes),  # Network([784, 30, 10])
-    lambda factory, sizes: factory(*sizes),  # Network(784, 30, 10)
+    lambda factory, sizes: factory(sizes, *_rates(factory, 1)),  # Network([784, 30, 10])
+    lambda factory, sizes: factory(*sizes, *_rates(factory, len(sizes))),  # Network(784, 30, 10)
 )
 
 
@@ -347,11 +397,13 @@ def _network_form(
     network = calling(construct, factory, [*SIZES], file=file)
     found = []
     for kind, pattern in _NAMES.items():
-        held = [n for n in getattr(network, "__dict__", {}) if re.fullmatch(pattern, n, re.IGNORECASE)]
+        attributes = getattr(network, "__dict__", {})
+        held = [n for n in attributes if re.fullmatch(pattern, n, re.IGNORECASE)][:1]
+        held = held or sorted(n for n in attributes if re.fullmatch(rf"({pattern})_?[1-9]", n, re.IGNORECASE))
         if not held:
             raise CandidateError(f"{name}: it has no attribute `{kind}`; expected lists `weights` and `biases`")
-        found.append(held[0])
-    weights, biases = (leaves(getattr(network, attribute), f"{name}.{attribute}") for attribute in found)
+        found.append(held)
+    weights, biases = (_held(network, names) for names in found)
     shapes = [w.shape for w in weights]
     sides: dict[Any, Any] = {((5, 7), (3, 5)): "out, in", ((7, 5), (5, 3)): "in, out"}
     if tuple(shapes) not in sides:
@@ -363,6 +415,8 @@ def _network_form(
         raise CandidateError(f"{name}({[*SIZES]}): biases of shapes {said}; expected (5, 1), (3, 1) or (5,), (3,)")
     update = next(methods(network, UPDATE, [2, 3, 4]), None)
     method = next(methods(network, BACKPROP, [2, 3]), update)
+    if method is not None and re.fullmatch(ETA_NAME, positional(method)[-1], re.IGNORECASE):
+        update = method  # backward(x, y, eta), which updates
     if method is None:
         raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")
     form_kind = UpdateForm if method is update else NetworkForm
@@ -373,7 +427,16 @@ def _network_form(
 
     def forms(per_example: bool) -> list[NetworkForm]:
         return [
-            form_kind(factory, construct, Layout(side, bias, direction), per_example, method.__name__, names, dtype)
+            form_kind(
+                factory,
+                construct,
+                Layout(side, bias, direction),
+                per_example,
+                method.__name__,
+                names,
+                dtype,
+                depth=len(names[0]) if len(names[0]) > 1 else None,
+            )
             for direction in directions
             if per_example or direction != "flat"
         ]

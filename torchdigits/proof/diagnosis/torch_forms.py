@@ -25,6 +25,7 @@ class ModuleForm:
     in_out: bool
     dtype: str
     says: str
+    depth: int | None = None
     per_example: bool = False
     changed: set[str] = field(default_factory=set)
     reversed: bool = False
