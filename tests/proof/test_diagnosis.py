@@ -284,6 +284,25 @@ def test_a_wrong_cost_beside_a_right_gradient_is_told(load: Load, cost: str, nam
 # Forms
 
 
+def test_methods_of_other_arguments_are_left_alone(load: Load) -> None:
+    """An update of gradients, a cost of activations: they are not what their names stand for elsewhere."""
+    methods = """        def update_weights(self, nabla_w, nabla_b, eta):
+            raise NotImplementedError
+
+        def update(self, gradients, eta):
+            raise NotImplementedError
+
+        def cost(self, activations, y):
+            raise NotImplementedError
+
+        def forward_pass"""
+    source = source_of(
+        "MATRIX", ("        def update_mini_batch", "        def other"), ("        def forward_pass", methods)
+    )
+    diagnosis = check(load(source))
+    assert diagnosis.right, str(diagnosis)
+
+
 def test_an_instance_of_a_module_is_as_good_as_its_class() -> None:
     from torch import nn
 

@@ -33,7 +33,8 @@ BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(
 _FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)
 _COST = re.compile(r"(quadratic_)?(cost|loss)", re.IGNORECASE)
 ETA_NAME = r"eta|alpha|lr|learning_?rate|step_?size|rate"
-UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
+_UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
+_BATCH = r"(mini_?)?batch|(mini_?)?batch_?data|data|examples|samples"
 DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
 _NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
 SHAPES = {1: ((4, 3), (5, 5)), 2: ((7, 5, 3), (6, 9, 4), (5, 5, 5)), 3: ((9, 6, 5, 2), (5, 5, 5, 5))}
@@ -275,6 +276,8 @@ class NetworkForm:
                     forward = value.astype(np.float64).reshape(problem.m, -1).T
                 break
         for method in methods(network, _COST, [2]):
+            if [*map(_meant, positional(method))] != ["x", "y"]:
+                continue  # of activations, or of something else
             value = calling(method, x.copy(), y.copy(), file=self.file, problem=problem)
             if np.isscalar(value) or getattr(value, "shape", None) == ():
                 cost = float(value)
@@ -339,16 +342,29 @@ def run_update(form: NetworkForm, network: Any, method: Callable[..., Any], prob
         others = {"lmbda": 0.0, "n": 50, "m": problem.m, "mini_batch_size": problem.m}
         arguments = [pairs]
         for name in names[1:]:
-            if name not in others and not re.fullmatch(ETA_NAME, name, re.IGNORECASE):
+            if name not in others and not _is_eta(name):
                 raise CandidateError(f"{method.__name__}({', '.join(names)}): `{name}` is unknown; expected eta")
             arguments.append(others.get(name, eta))
     calling(method, *arguments, file=form.file, problem=problem)
 
 
+def update_of(network: Any) -> Callable[..., Any] | None:
+    """A class's update of a mini-batch: of a list of examples and eta, as the book's, or of x, y and eta."""
+    for method in methods(network, _UPDATE, [2, 3, 4]):
+        names = positional(method)
+        matrices = [_meant(name) for name in names[:2]] == ["x", "y"] and _is_eta(names[-1])
+        if matrices or (re.fullmatch(_BATCH, names[0], re.IGNORECASE) and any(map(_is_eta, names[1:]))):
+            return method
+    return None
+
+
 def takes_matrices(update: Callable[..., Any]) -> bool:
     """Whether an update takes x, y and eta, and not a list of examples."""
-    names = positional(update)
-    return len(names) == 3 and not re.fullmatch(r"mini_?batch|batch|data|examples", names[0], re.IGNORECASE)
+    return _meant(positional(update)[0]) == "x"
+
+
+def _is_eta(name: str) -> bool:
+    return re.fullmatch(ETA_NAME, name, re.IGNORECASE) is not None
 
 
 def _held(network: Any, names: list[str]) -> list[Array]:
@@ -358,7 +374,7 @@ def _held(network: Any, names: list[str]) -> list[Array]:
 def _rates(factory: Callable[..., Any], given: int) -> list[float]:
     """A learning rate, if a class wants one after so many arguments."""
     others = positional(factory)[given:]
-    return [0.5] if len(others) == 1 and re.fullmatch(ETA_NAME, others[0], re.IGNORECASE) else []
+    return [0.5] if len(others) == 1 and _is_eta(others[0]) else []
 
 
 CONSTRUCTIONS: tuple[Callable[[Any, list[int]], Any], ...] = (
@@ -413,9 +429,9 @@ def _network_form(
     if len(biases) != 2 or biases[0].shape not in kinds:
         said = ", ".join(str(b.shape) for b in biases)
         raise CandidateError(f"{name}({[*SIZES]}): biases of shapes {said}; expected (5, 1), (3, 1) or (5,), (3,)")
-    update = next(methods(network, UPDATE, [2, 3, 4]), None)
+    update = update_of(network)
     method = next(methods(network, BACKPROP, [2, 3]), update)
-    if method is not None and re.fullmatch(ETA_NAME, positional(method)[-1], re.IGNORECASE):
+    if method is not None and _is_eta(positional(method)[-1]):
         update = method  # backward(x, y, eta), which updates
     if method is None:
         raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchdigits.proof.diagnosis.candidates import calling, methods, positional
-from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, UPDATE, NetworkForm, run_update
+from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, NetworkForm, run_update, update_of
 from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
 
@@ -36,7 +36,7 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
         CandidateError: the update raises an exception, or leaves arrays of other shapes.
     """
     network = form.instance(problem)
-    method = next(methods(network, UPDATE, [2, 3, 4]), None)
+    method = update_of(network)
     if method is None:
         return []
     before, gradients = _parameters(form, network), _Gradients(form, problem, mean)
