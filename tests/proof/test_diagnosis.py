@@ -129,7 +129,7 @@ ELSEWHERE = {
 
 def test_pairs_of_mistakes_are_named_or_located(load: Load) -> None:
     """No diagnosis is wrong; nine of ten name both mistakes, or one and the equation of the other, or its equation."""
-    count, draw = int(os.environ.get("TORCHDIGITS_PAIRS", "30")), random.Random(0)
+    count, draw = int(os.environ.get("TORCHDIGITS_PAIRS", "20")), random.Random(0)
     both = located = 0
     tried: list[tuple[str, str, str]] = []
     for form, plants in FORMS.items():
