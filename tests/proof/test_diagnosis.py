@@ -488,6 +488,18 @@ def test_a_class_that_is_no_network_is_told(load: Load, init: str, expected: str
     assert expected in str(raised.value)
 
 
+def test_a_class_without_a_file_is_checked_too() -> None:
+    source = source_of("BOOK", ("return output_activations - y", "return y - output_activations"))
+    there: dict[str, Any] = {"__name__": "nowhere"}
+    exec(compile(source, "<typed>", "exec"), there)
+    assert named(check(there["Network"])) == [("sign", "BP1")]
+    source = source_of("BOOK", ("(eta / len(mini_batch)) *", "eta *"))
+    exec(compile(source, "<typed>", "exec"), there)
+    diagnosis = check(there["Network"])
+    assert named(diagnosis) == [("not-divided", "update")]
+    assert diagnosis.faults[0].line is None
+
+
 def test_something_else_is_no_candidate() -> None:
     for candidate in (None, 3, "Network"):
         with pytest.raises(CandidateError, match="is no candidate"):

@@ -98,6 +98,8 @@ def calling(function: Callable[..., Any], *arguments: Any, file: str, problem: P
         warnings.simplefilter("ignore")
         try:
             return function(*arguments)
+        except CandidateError:
+            raise
         except (Exception, SystemExit) as error:
             raise RaisedError(error, file, problem) from error
 
@@ -111,19 +113,25 @@ def file_of(candidate: object) -> str:
     """The file that a candidate is written in; empty if there is none."""
     try:
         return inspect.getsourcefile(candidate) or ""  # type: ignore[arg-type]  # anything may come, and raises TypeError
-    except TypeError:
+    except (TypeError, OSError):
         return ""
 
 
-def line_of_method(method: Callable[..., Any]) -> int:
-    """The line where it begins, in its file."""
-    return inspect.getsourcelines(method)[1]
+def line_of_method(method: Callable[..., Any]) -> int | None:
+    """The line where it begins, in its file; None if there is no file."""
+    try:
+        return inspect.getsourcelines(method)[1]
+    except (TypeError, OSError):
+        return None
 
 
 def positional(function: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that it needs."""
+    """The names of the arguments that it needs; none of a function in C that does not tell."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return []
     return [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
 
 

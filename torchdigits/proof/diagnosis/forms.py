@@ -295,9 +295,15 @@ class NetworkForm:
         if len(positional(method)) == 2:
             return method(x, y)
         # backprop(activations, zs, delta), after a forward pass and a function of the outputs' error
-        one, other = next(methods(network, re.compile(r"forward_?(prop|pass)\w*"), [1]))(x)
+        forward = next(methods(network, re.compile(r"forward_?(prop|pass)\w*"), [1]), None)
+        error = next(methods(network, re.compile(r"(cost|output)_?(deviation|derivative|delta|error)"), [3]), None)
+        if forward is None or error is None:
+            said = f"{self.method}({', '.join(positional(method))})"
+            raise CandidateError(
+                f"{said}: expected backprop(x, y); or forwardprop(x) and cost_deviation(output, z, y) too"
+            )
+        one, other = forward(x)
         activations, zs = (one, other) if len(one) > len(other) else (other, one)
-        (error,) = methods(network, re.compile(r"(cost|output)_?(deviation|derivative|delta|error)"), [3])
         return method(activations, zs, error(activations[-1], zs[-1], y))
 
 

@@ -1,9 +1,9 @@
 """Which line of a program computes a number: the program is watched as it runs."""
 
 import ast
+import linecache
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
@@ -88,7 +88,7 @@ def line_of(targets: Sequence[Target], file: str, run: Callable[[], Any], tolera
         run()
     finally:
         sys.settrace(before)
-    passing = _passing(Path(file).read_text(encoding="utf-8"))
+    passing = _passing("".join(linecache.getlines(file)))
     for target, found in zip(targets, hits, strict=True):
         if not target.twin:
             if found:

@@ -1,8 +1,8 @@
 """What is said of a candidate: in words, and as one object."""
 
+import linecache
 import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torchdigits.proof.diagnosis.mistakes import BY_NAME, SHOULD, WORDS, Equation
@@ -114,7 +114,4 @@ class Diagnosis:
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _line(self, number: int) -> str:
-        try:
-            return Path(self.source).read_text(encoding="utf-8").splitlines()[number - 1].strip()
-        except (OSError, IndexError, UnicodeDecodeError):
-            return ""
+        return linecache.getline(self.source, number).strip()
