@@ -88,8 +88,8 @@ def test_a_file_may_have_the_name_of_a_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("def f(:\n", "it is no Python: line 1: invalid syntax"),
-        ('print "hello"\n', "it is no Python: line 1: Missing parentheses in call to 'print'"),
+        ("def f(:\n", "it is no Python 3: line 1: invalid syntax"),
+        ('print "hello"\n', "it is no Python 3: line 1: a print without parentheses, as in Python 2"),
         ("x = 1\n", "there is no candidate in it; expected a class with weights, biases and backprop(x, y)"),
         ("raise ValueError('no')\n", "it raises ValueError: no\n  line 1, in <module>: raise ValueError('no')"),
         ("import sys\nsys.exit(0)\n", "it raises SystemExit: 0"),

@@ -266,22 +266,112 @@ def test_a_wrong_forward_pass_beside_a_right_gradient_is_told(load: Load, instea
 
 
 @pytest.mark.parametrize(
-    ("cost", "name"),
+    ("cost", "says"),
     [
-        ("((self.forward(x) - y) ** 2).sum()", "no-half"),
-        ("((self.forward(x) - y) ** 2).mean()", "mean-over-outputs"),
-        ("abs(self.forward(x) - y).sum()", "unknown"),
+        ("((self.forward(x) - y) ** 2).sum()", "is twice the quadratic cost"),
+        ("((self.forward(x) - y) ** 2).mean()", "is twice the mean over the outputs"),
+        ("abs(self.forward(x) - y).sum()", "is not the quadratic cost"),
         ("((self.forward(x) - y) ** 2).sum() / 2", None),
         ("((self.forward(x) - y) ** 2).sum() / 2 / x.shape[1]", None),
     ],
 )
-def test_a_wrong_cost_beside_a_right_gradient_is_told(load: Load, cost: str, name: str | None) -> None:
+def test_another_cost_beside_a_right_gradient_is_told(load: Load, cost: str, says: str | None) -> None:
     method = f"        def cost(self, x, y):\n            return {cost}\n\n        def forward_pass"
     diagnosis = check(load(source_of("MATRIX", ("        def forward_pass", method))))
-    assert named(diagnosis) == ([(name, "cost")] if name else [])
+    assert diagnosis.right
+    assert ("The cost that it shows" in str(diagnosis)) == (says is not None)
+    assert says is None or says in str(diagnosis)
+
+
+def test_two_wrong_signs_are_right_together(load: Load) -> None:
+    changes = (("error = activations[-1] - y", "error = y - activations[-1]"), ("w - step", "w + step"))
+    diagnosis = check(load(source_of("MATRIX", *changes, ("b - step", "b + step"))))
+    assert diagnosis.right, str(diagnosis)
+    assert "together they are right" in str(diagnosis)
+    half = check(load(source_of("MATRIX", *changes)))
+    assert ("sign", "BP1") in named(half)
+
+
+def test_gradients_that_are_all_zero_are_told(load: Load) -> None:
+    source = source_of("BOOK", ("sigmoid(z) * (1 - sigmoid(z))", "sigmoid(z) * 1 - sigmoid(z)"))
+    (fault,) = check(load(source)).faults
+    assert (fault.equation, fault.layer, fault.mistake) == ("BP1", "output", "unknown")
+    assert "Every gradient is 0" in fault.explanation
+
+
+def test_what_one_update_leaves_out_is_told_by_name(load: Load) -> None:
+    changes = (("self.biases = [b - step", "self.biases = [b + step"),)
+    (fault,) = check(load(source_of("MATRIX", *changes))).faults
+    assert fault.mistake == "ascent"
+    assert "b(1), b(2): the gradient is added" in fault.explanation
+
+
+def test_a_mean_of_biases_is_no_mistake_of_the_epoch(load: Load) -> None:
+    changes = (("nabla_b[-1] = delta\n", "nabla_b[-1] = delta / 2\n"),)
+    assert {fault.equation for fault in check(load(source_of("BOOK", *changes))).faults} == {"BP3"}
+
+
+def test_the_two_gradients_in_the_other_order_than_the_update_takes_them(load: Load) -> None:
+    (fault,) = check(load(source_of("BOOK", ("return (nabla_b, nabla_w)", "return (nabla_w, nabla_b)")))).faults
+    assert (fault.mistake, fault.equation) == ("unknown", "update")
+    assert "has become" in fault.explanation
 
 
 # Forms
+
+
+def test_a_class_of_two_layers_alone(load: Load) -> None:
+    """Lists of weights, but sizes that are named: it cannot have one layer, or three."""
+    two = "def __init__(self, inputs, hidden, outputs):\n            sizes = (inputs, hidden, outputs)"
+    source = source_of("MATRIX", ("def __init__(self, sizes):", two))
+    diagnosis = check(load(source))
+    assert diagnosis.right, str(diagnosis)
+    wrong = source_of("MATRIX", ("def __init__(self, sizes):", two), ("w.T @ delta", "w @ delta"))
+    assert named(check(load(wrong))) == [("not-transposed", "BP2")]
+
+
+def test_a_module_whose_sizes_have_defaults(load: Load) -> None:
+    source = dedent("""
+        import torch
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self, n_in=784, n_hidden=30, n_out=10):
+                super().__init__()
+                self.hidden, self.out = nn.Linear(n_in, n_hidden), nn.Linear(n_hidden, n_out)
+
+            def forward(self, x):
+                return torch.sigmoid(self.out(torch.sigmoid(self.hidden(x))))
+    """)
+    assert check(load(source)).right
+    wrong = check(load(source.replace("torch.sigmoid(self.hidden(x))", "torch.tanh(self.hidden(x))")))
+    assert named(wrong) == [("tanh", "forward")]
+
+
+@pytest.mark.parametrize("update", ["def train_step(self, x, y, eta):", "def train(self, x, y, eta):"])
+def test_an_update_of_one_example(load: Load, update: str) -> None:
+    """The book's backprop, of one example, and an update of one example beside it."""
+    body = "\n            nb, nw = self.backprop(x, y)"
+    body += "\n            self.weights = [w - eta * n for w, n in zip(self.weights, nw)]"
+    body += "\n            self.biases = [b - eta * n for b, n in zip(self.biases, nb)]"
+    body += "\n\n        def other(self, mini_batch, eta):"
+    changes = (
+        ("self.update_mini_batch", "self.other"),
+        ("def update_mini_batch(self, mini_batch, eta):", update + body),
+    )
+    diagnosis = check(load(source_of("BOOK", *changes)))
+    assert diagnosis.right, str(diagnosis)
+
+
+def test_tensors_in_a_plain_class(load: Load) -> None:
+    source = source_of("MATRIX").replace("import numpy as np", "import numpy as np\nimport torch")
+    source = source.replace("rng.standard_normal((n, k)) for", "torch.randn(n, k, dtype=torch.float64) for")
+    source = source.replace("rng.standard_normal((n, 1)) for", "torch.randn(n, 1, dtype=torch.float64) for")
+    source = source.replace("np.exp(-z)", "torch.exp(-z)").replace(
+        "sum(axis=1, keepdims=True)", "sum(dim=1, keepdim=True)"
+    )
+    diagnosis = check(load(source))
+    assert diagnosis.right, str(diagnosis)
 
 
 def test_methods_of_other_arguments_are_left_alone(load: Load) -> None:
@@ -439,7 +529,7 @@ def test_weights_that_are_updated_already_are_told(load: Load) -> None:
         ("return [w * np.nan for w in weights] + biases", "NaN numbers in an array (5, 7)"),
         ("return weights[:1], biases", "3 arrays for 7-5-3; expected 2 of weights and 2 of biases"),
         ("return [w[:, :2] for w in weights], biases", "dC/dW(1) has the shape (5, 2)"),
-        ("return [[1.0, 2.0], [3.0]], biases", "expected 1 of weights and 1 of biases"),
+        ("return [[1.0, 2.0], [3.0]], biases", "has the shape (2,)"),
         ("return 'gradients'", "a str where an array was expected"),
         ("return [BUFFER[: v.size].reshape(v.shape) for v in [*weights, *biases]]", "views of one buffer"),
         ("return fill([v * x.sum() for v in [*weights, *biases]])", "written again by its next call"),

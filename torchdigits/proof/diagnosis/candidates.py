@@ -187,6 +187,8 @@ def leaves(value: Any, what: str) -> list[Array]:
         return [leaf for item in value.values() for leaf in leaves(item, what)]
     if isinstance(value, (list, tuple)) and not _plain(value):
         return [leaf for item in value for leaf in leaves(item, what)]
+    if isinstance(value, np.ndarray) and value.dtype == object and all(np.isscalar(item) for item in value.flat):
+        value = value.astype(np.float64)  # as NumPy makes one of lists of lists
     if isinstance(value, np.ndarray) and (value.dtype == object or value.ndim == 3):
         return [leaf for item in value for leaf in leaves(item, what)]
     if isinstance(value, (list, tuple)):

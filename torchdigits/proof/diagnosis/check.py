@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from math import isclose
 from typing import Any, Literal
@@ -45,6 +46,9 @@ from torchdigits.proof.reference import Array
 _FREE = (SIZES, (4, 3), (9, 6, 5, 2))  # layers that a candidate is asked for, if it can have any
 
 
+_ALL_ZERO = Fault("BP1", "output", "unknown", "Every gradient is 0: delta(L) must be 0 already.")
+
+
 def check(
     candidate: Any,
     *,
@@ -69,15 +73,15 @@ def check(
     form.dtype = dtype or form.dtype
     name = getattr(candidate, "__name__", type(candidate).__name__)
     observed, raised = _observe(form, problems)
+    zero = not any(array.any() for one in observed for array in one.gradient.values())
     rounding, mean, eps = judge(observed)
     faults = [*_stateful(form, observed[0].problem)]
-    worst = max((one for parts in rounding for one in parts), key=lambda one: one.relative / one.bound)
     wrong = [number for number, parts in enumerate(rounding) if not all(one.right for one in parts)]
     wrong_names = {one.name for parts in rounding for one in parts if not one.right}
     notes = ["Its numbers are as exact as float32's, not float64's."] if eps > observed[0].eps else []
     known = not faults  # else it is not the same twice, and an update tells nothing
     if wrong_names - {"outputs", "cost"} and (known or not isinstance(form, FunctionForm)):
-        found, means = _diagnose(form, observed, raised)
+        found, means = _diagnose(form, observed, raised) if not zero else ([_ALL_ZERO], mean)
         if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
             square = [*map(form.observe, _squares(form))]
             found, means = _diagnose(form, square, None)
@@ -91,17 +95,26 @@ def check(
     if "outputs" in wrong_names and "forward" not in found_there:
         faults.append(_wrong_outputs(observed))
     elif wrong_names == {"cost"}:
-        faults.append(_wrong_cost(observed))
+        notes.append(_other_cost(observed))
     if isinstance(form, UpdateForm):
         faults += [] if mean or not known else [_fault("not-divided")]
     elif isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
         faults += _updates(form, observed[0].problem.sizes, mean, certain=not faults)
+        if [fault.mistake for fault in faults] == ["sign", "ascent"] and _small(faults[1]).startswith(
+            BY_NAME["ascent"].says
+        ):
+            # y - a in BP1, and a plus in the update: two signs, and the book's algorithm
+            observed = [replace(one, gradient={n: -g for n, g in one.gradient.items()}) for one in observed]
+            faults, (rounding, mean, eps) = [], judge(observed)
+            notes.append("Its gradient has the other sign, and its update adds it: together they are right.")
     if eps == EPS["float16"]:
         faults.append(_fault("float16"))
     if not faults and raised is not None:
         raise raised
+    compared = [one for parts in rounding for one in parts if one.name != "cost"]
+    worst = max(compared, key=lambda one: one.relative / one.bound)
     main = _main(observed, wrong) if wrong else 0
-    shown, parts = described(observed[main].problem), rounding[main] if wrong else []
+    shown, parts = described(observed[main].problem), rounding[main] if wrong and faults else []
     return Diagnosis(name, form.says, faults, worst, len(observed), parts, shown, " ".join(notes), form.file)
 
 
@@ -158,6 +171,23 @@ def _problems(form: Form) -> list[Problem]:
     return [*small, Problem.digits(dtype=form.dtype)] if form.depth in {None, 2} else small
 
 
+def _depth(form: Form) -> int | None:
+    """Two, if it can have two layers and no other number of them; None if it can have any, or fails in another way."""
+    failed = 0
+    for sizes in _FREE:
+        try:
+            form.observe(Problem.random(sizes, MANY, dtype=form.dtype))
+        except RaisedError as error:
+            if sizes == SIZES or (len(sizes) > 2 and error.line is not None and error.problem is not None):
+                return None  # a mistake, perhaps
+            failed += 1
+        except CandidateError:
+            if sizes == SIZES:
+                return None
+            failed += 1
+    return 2 if failed == 2 else None
+
+
 def _squares(form: Form) -> list[Problem]:
     """Layers of one size, for what cannot compute with others."""
     depths = (2, 3, 1) if form.depth is None else (form.depth,)
@@ -166,6 +196,8 @@ def _squares(form: Form) -> list[Problem]:
 
 def _observe(form: Form, problems: Sequence[Problem] | None) -> tuple[list[Observed], RaisedError | None]:
     """What the candidate gives for each problem; if it raises an exception, for layers of one size, with that."""
+    if problems is None and form.sizes is None and form.depth is None:
+        form.depth = _depth(form)
     try:
         return [*map(form.observe, problems or _problems(form))], None
     except RaisedError as error:
@@ -197,7 +229,7 @@ def _stateful(form: Form, problem: Problem) -> Iterator[Fault]:
     if form.changed:
         which = " and ".join(sorted(form.changed))
         yield _fault("in-place", f"it changes {which} in place, which it was given to read")
-    elif all_same(second, fresh, 2.0):
+    elif not all_same(second, fresh) and all_same(second, fresh, 2.0):
         yield _fault("accumulated")
     elif not all_same(second, fresh):
         yield _fault("unknown", "called twice with the same arguments, it gives different gradients")
@@ -212,7 +244,7 @@ def _stateful(form: Form, problem: Problem) -> Iterator[Fault]:
 def _updates(form: NetworkForm, sizes: Sequence[int], mean: bool, certain: bool) -> list[Fault]:
     """What is wrong with a class's own update; that it fails says nothing unless the gradient is right for certain."""
     try:
-        found = check_update(form, Problem.random(sizes, MANY, dtype=form.dtype), mean)
+        found = check_update(form, Problem.random(sizes, MANY, dtype=form.dtype), mean, certain)
     except CandidateError:
         if certain:
             raise
@@ -336,24 +368,29 @@ def _wrong_outputs(observed: Sequence[Observed]) -> Fault:
         changes = [(hypothesis.way, where(hypothesis.place))]
         steps = [Steps(problem, changes) for problem, _ in seen]
         if all(equal(s.a(s.layers), outputs, 1e-6) for s, (_, outputs) in zip(steps, seen, strict=True)):
-            return _fault(hypothesis.mistake.name, f"in the outputs, {hypothesis.mistake.says}", hypothesis)
+            says = f"Its gradients are right, but the outputs that it shows are not: {hypothesis.mistake.says}."
+            return Fault("forward", hypothesis.place, hypothesis.mistake.name, says)
     return Fault("forward", None, "unknown", "The outputs are wrong, by no mistake that is known here.")
 
 
-def _wrong_cost(observed: Sequence[Observed]) -> Fault:
-    """What a cost of its own is of the quadratic cost."""
+def _other_cost(observed: Sequence[Observed]) -> str:
+    """What a cost of its own is, which its gradient, a right one, does not belong to."""
     seen = [(one.problem, one.cost) for one in observed if one.cost is not None]
     ratios = [(problem, cost / problem.network().cost(problem.x, problem.y)) for problem, cost in seen]
     factors: list[tuple[str, Callable[[Problem], float]]] = [
-        ("no-half", lambda problem: 2.0),
-        ("mean-over-outputs", lambda problem: 1 / problem.sizes[-1]),
-        ("mean-over-outputs", lambda problem: 2 / problem.sizes[-1]),
+        ("twice the quadratic cost", lambda problem: 2.0),
+        ("the mean over the outputs", lambda problem: 1 / problem.sizes[-1]),
+        ("twice the mean over the outputs", lambda problem: 2 / problem.sizes[-1]),
     ]
-    for name, factor in factors:
+    for says, factor in factors:
         for sums in (False, True):
             if all(isclose(ratio, factor(p) * (p.m if sums else 1), rel_tol=1e-6) for p, ratio in ratios):
-                return _fault(name, "its cost does not belong to its gradient, which is right")
-    return Fault("cost", None, "unknown", "Its cost is not the quadratic cost, whose gradient it has.")
+                return f"The cost that it shows is {says}; its gradient is that of the quadratic cost itself."
+    return "The cost that it shows is not the quadratic cost, whose gradient it has."
+
+
+def _small(fault: Fault) -> str:
+    return fault.explanation[0].lower() + fault.explanation[1:]
 
 
 def _multiple(value: Array, truth: Array) -> float | None:

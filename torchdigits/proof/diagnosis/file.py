@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from torchdigits.errors import CandidateError, OptionError
 from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling
 from torchdigits.proof.diagnosis.check import check
-from torchdigits.proof.diagnosis.forms import BACKPROP, order_of
+from torchdigits.proof.diagnosis.forms import BACKPROP, UPDATE, order_of
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,33 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
     )
     os.close(write)
 
+    ended_by_us = threading.Event()
+
     def end() -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    late = threading.Timer(seconds + 2, end)  # its own clock should have ended it before
+    def end_late() -> None:
+        ended_by_us.set()
+        end()
+
+    late = threading.Timer(seconds + 2, end_late)  # its own clock should have ended it before
     late.start()
     try:
         with open(read, encoding="utf-8", errors="replace") as report:  # noqa: PTH123  # of a descriptor
             answer = report.read()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
     finally:
         late.cancel()
-        end()  # and what else it has started
+        end()  # what it has started, and itself, if it has closed the pipe and goes on
         status = process.wait()
     try:
         found = json.loads(answer)
     except ValueError:
-        raise CandidateError(_ended(str(file.absolute()), answer, status, seconds)) from None
+        raise CandidateError(_ended(str(file.absolute()), answer, status, seconds, ended_by_us.is_set())) from None
+    if "bug" in found:
+        raise RuntimeError(f"torchdigits could not check {file}:\n{found['bug']}")
     if "error" in found:
         raise CandidateError(found["error"])
     return Checked(found.pop("text"), found)
@@ -94,9 +105,9 @@ def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def _ended(file: str, answer: str, status: int, seconds: float) -> str:
+def _ended(file: str, answer: str, status: int, seconds: float, late: bool) -> str:
     """Why there is no report."""
-    if "Timeout" in answer or status == -signal.SIGKILL:
+    if "Timeout" in answer or late:
         lines = re.findall(rf'File "{re.escape(file)}", line (\d+) in (\S+)', answer)
         where = "".join(f"\n  line {line}, in {name}" for line, name in lines[:4][::-1])
         return f"it has not ended after {seconds:g} s{'; it was in' if where else ''}{where}"
@@ -125,8 +136,9 @@ def load(file: Path, name: str | None) -> Any:
         calling(spec.loader.exec_module, module, file=str(file))
     except RaisedError as raised:
         if isinstance(error := raised.__cause__, SyntaxError) and error.filename == str(file):
-            old = ". It is written for Python 2" if "Missing parentheses in call to 'print'" in str(error.msg) else ""
-            raise CandidateError(f"it is no Python: line {error.lineno}: {error.msg}{old}") from None
+            old = "Missing parentheses in call to 'print'" in str(error.msg)
+            says = "a print without parentheses, as in Python 2" if old else error.msg
+            raise CandidateError(f"it is no Python 3: line {error.lineno}: {says}") from None
         raise
     if name is not None:
         found: Any = module
@@ -136,7 +148,7 @@ def load(file: Path, name: str | None) -> Any:
                 raise CandidateError(f"there is no {name} in it; there are {there}")
             found = getattr(found, part)
         return found
-    names = candidates(module)
+    names = candidates(module) or candidates(module, UPDATE)
     if not names:
         raise CandidateError(
             "there is no candidate in it; expected a class with weights, biases and backprop(x, y), a function "
@@ -148,8 +160,8 @@ def load(file: Path, name: str | None) -> Any:
     return getattr(module, names[0])
 
 
-def candidates(module: ModuleType) -> list[str]:
-    """The names of what looks like back-propagation, of what is defined in a module."""
+def candidates(module: ModuleType, method: re.Pattern[str] = BACKPROP) -> list[str]:
+    """The names of what looks like back-propagation, of what is defined in a module; of classes by such a method."""
     torch = sys.modules.get("torch")
     found = []
     for name, thing in vars(module).items():
@@ -159,7 +171,7 @@ def candidates(module: ModuleType) -> list[str]:
             if torch is not None and issubclass(thing, torch.nn.Module):
                 found.append(name)
             elif torch is None or not issubclass(thing, torch.autograd.Function):
-                found += [name] if any(BACKPROP.fullmatch(attribute) for attribute in dir(thing)) else []
+                found += [name] if any(map(method.fullmatch, dir(thing))) else []
         elif inspect.isfunction(thing) and BACKPROP.fullmatch(name):
             with suppress(CandidateError):  # of another function's arguments
                 order_of(thing)
@@ -176,6 +188,8 @@ def main(file: str, name: str, examples: Any, seconds: str, pipe: str) -> None:
         answer = {**diagnosis.as_dict(), "text": str(diagnosis)}
     except CandidateError as error:
         answer = {"error": str(error)}
+    except Exception:  # ours: whatever the candidate's code raises is a CandidateError
+        answer = {"bug": traceback.format_exc()}
     faulthandler.cancel_dump_traceback_later()
     json.dump(answer, report)
     report.close()

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(
 _FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)
 _COST = re.compile(r"(quadratic_)?(cost|loss)", re.IGNORECASE)
 ETA_NAME = r"eta|alpha|lr|learning_?rate|step_?size|rate"
-_UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
+UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
+_OUTPUTS = r"o|out\w*|a|activations?|y_?hat|y_?pred\w*|pred\w*"
 _BATCH = r"(mini_?)?batch|(mini_?)?batch_?data|data|examples|samples"
 DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
 _NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
@@ -225,6 +227,11 @@ class NetworkForm:
     def __post_init__(self) -> None:
         self.file = file_of(self.factory)
 
+    def all_right(self, rightness: Callable[[Observed], float]) -> bool:
+        """Whether the gradient of an example is right."""
+        observed = self.observe(Problem.random(SHAPES[2][0], 1, dtype=self.dtype))
+        return rightness(observed) >= len(observed.gradient)
+
     def instance(self, problem: Problem) -> Any:
         """A network with the problem's weights."""
         network = calling(self.construct, self.factory, problem.sizes, file=self.file)
@@ -269,7 +276,7 @@ class NetworkForm:
         _, _, x, y = self.layout.given(problem, self.dtype)
         forward = cost = None
         for method in methods(network, _FORWARD, [1]):
-            value = calling(method, x.copy(), file=self.file, problem=problem)
+            value = calling(method, deepcopy(x), file=self.file, problem=problem)
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size == problem.y.size:
                 forward = value.astype(np.float64).reshape(-1, problem.m)
                 if self.layout.examples == "rows":
@@ -278,7 +285,7 @@ class NetworkForm:
         for method in methods(network, _COST, [2]):
             if [*map(_meant, positional(method))] != ["x", "y"]:
                 continue  # of activations, or of something else
-            value = calling(method, x.copy(), y.copy(), file=self.file, problem=problem)
+            value = calling(method, deepcopy(x), deepcopy(y), file=self.file, problem=problem)
             if np.isscalar(value) or getattr(value, "shape", None) == ():
                 cost = float(value)
         value = calling(self._backprop, network, x, y, file=self.file, problem=problem)
@@ -295,6 +302,9 @@ class NetworkForm:
         if len(positional(method)) == 2:
             return method(x, y)
         # backprop(activations, zs, delta), after a forward pass and a function of the outputs' error
+        names = positional(method)
+        if [*map(_meant, names[:2])] == ["x", "y"] and re.fullmatch(_OUTPUTS, names[2], re.IGNORECASE):
+            return method(x, y, next(methods(network, _FORWARD, [1]))(x))
         forward = next(methods(network, re.compile(r"forward_?(prop|pass)\w*"), [1]), None)
         error = next(methods(network, re.compile(r"(cost|output)_?(deviation|derivative|delta|error)"), [3]), None)
         if forward is None or error is None:
@@ -356,9 +366,9 @@ def run_update(form: NetworkForm, network: Any, method: Callable[..., Any], prob
 
 def update_of(network: Any) -> Callable[..., Any] | None:
     """A class's update of a mini-batch: of a list of examples and eta, as the book's, or of x, y and eta."""
-    for method in methods(network, _UPDATE, [2, 3, 4]):
+    for method in methods(network, UPDATE, [2, 3, 4]):
         names = positional(method)
-        matrices = [_meant(name) for name in names[:2]] == ["x", "y"] and _is_eta(names[-1])
+        matrices = [*map(_meant, names[:2])] == ["x", "y"] and len(names) == 3 and _is_eta(names[2])
         if matrices or (re.fullmatch(_BATCH, names[0], re.IGNORECASE) and any(map(_is_eta, names[1:]))):
             return method
     return None
@@ -426,6 +436,8 @@ def _network_form(
             raise CandidateError(f"{name}: it has no attribute `{kind}`; expected lists `weights` and `biases`")
         found.append(held)
     weights, biases = (_held(network, names) for names in found)
+    held = getattr(network, found[0][0])
+    torch = any(hasattr(array, "detach") for array in (held if isinstance(held, (list, tuple)) else [held]))
     shapes = [w.shape for w in weights]
     sides: dict[Any, Any] = {((5, 7), (3, 5)): "out, in", ((7, 5), (5, 3)): "in, out"}
     if tuple(shapes) not in sides:
@@ -452,7 +464,7 @@ def _network_form(
             form_kind(
                 factory,
                 construct,
-                Layout(side, bias, direction),
+                Layout(side, bias, direction, torch),
                 per_example,
                 method.__name__,
                 names,
@@ -465,12 +477,16 @@ def _network_form(
 
     # An update of matrices says what backprop is for.
     told = form_kind is UpdateForm or (update is not None and takes_matrices(update))
+    certain = told and update is not None and "batch" in update.__name__.lower()
     whole = examples == "mini-batch" or (examples == "auto" and told)
     form = None
     if examples != "one":
-        form = best_form(forms(False), rightness, strict=not whole)
-    if form is None and not whole:
+        form = best_form(forms(False), rightness, strict=examples == "auto" and form_kind is NetworkForm)
+    if form is None and examples != "mini-batch":
         form = best_form(forms(True), rightness, strict=False)
+        # The gradient of an example is all there is; unless the update wants that of a mini-batch, and it is not right.
+        if whole and form is not None and (certain or not form.all_right(rightness)):
+            form = best_form(forms(False), rightness, strict=False) or form
     form = form or forms(not whole)[0]
     of = "an example" if form.per_example else "a mini-batch"
     form.says = f"a class with {form.method}, of {of}, examples in {form.layout.examples}"

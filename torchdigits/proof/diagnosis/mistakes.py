@@ -204,8 +204,8 @@ MISTAKES = (
         "no-bias",
         "forward",
         "the bias is left out of the weighted input",
-        "The output no longer depends on b, so that dC/db should be 0, and delta is not. The biases are updated by"
-        " numbers that have no effect on the cost. z(l) is W(l) a(l-1) + b(l).",
+        "z(l) is W(l) a(l-1) + b(l). Without b the outputs do not depend on the biases, which are then trained to "
+        "no effect. Every neuron's threshold stays at 0.",
         ({"z": lambda s, layer, right: right - s.problem.biases[layer - 1]},),
     ),
     Mistake(
@@ -221,8 +221,8 @@ MISTAKES = (
         "forward",
         "the sigmoid has exp(z) where exp(-z) should be",
         "1 / (1 + exp(z)) is sigmoid(-z): a neuron falls where it should rise. Its slope is -a (1 - a), so that "
-        "sigmoid' has the wrong sign in BP1 and BP2. With an even number of layers that may even learn, by other "
-        "weights.",
+        "sigmoid' has the wrong sign in BP1 and BP2. The gradient of the last layer, at least, then points the "
+        "other way.",
         _activation(lambda z: sigmoid(-z), lambda z, a: -a * (1 - a)),
     ),
     Mistake(
@@ -413,7 +413,7 @@ MISTAKES = (
         "slope",
         "sigmoid(z) itself stands where its derivative should be",
         "The slope of the sigmoid is a (1 - a): largest at z = 0, and near 0 at both ends. a itself is largest "
-        "where the neuron is saturated. So the neurons that should hardly move are moved most.",
+        "where the neuron is saturated near 1. So neurons that should hardly move are moved most.",
         ({"slope": lambda s, layer, right: s.a(layer)},),
     ),
     Mistake(
@@ -436,8 +436,8 @@ MISTAKES = (
         "tanh-slope",
         "slope",
         "the slope is that of tanh, 1 - a^2",
-        "The neuron is a sigmoid, and the slope of a sigmoid is a (1 - a). 1 - a^2 is the slope of tanh. It does "
-        "not go to 0 where the sigmoid does.",
+        "The neuron is a sigmoid, and the slope of a sigmoid is a (1 - a). 1 - a^2 is the slope of tanh. For a "
+        "near 0, where the sigmoid is flat, it is near 1.",
         (
             {"slope": lambda s, layer, right: 1 - s.a(layer) ** 2},
             {"slope": lambda s, layer, right: 1 - np.tanh(s.z(layer)) ** 2},
@@ -701,8 +701,8 @@ MISTAKES = (
         "layer-forgotten",
         "BP4",
         "a layer has no gradient at all",
-        "Its weights and biases stay as they were drawn. A loop over layers runs one too few: range(2, L) ends "
-        "before L. BP3 and BP4 hold for every layer after the input.",
+        "Its weights and biases stay as they were drawn. A loop over the layers ends one too early. BP3 and BP4 "
+        "hold for every layer after the input.",
         (
             {
                 "nabla_w": lambda s, layer, right: np.zeros_like(right),

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchdigits.errors import CandidateError
-from torchdigits.proof.diagnosis.candidates import MANY, SIZES, Observed, RaisedError, calling, file_of
+from torchdigits.proof.diagnosis.candidates import MANY, SIZES, Observed, calling, file_of
 from torchdigits.proof.diagnosis.steps import Problem
 
 
@@ -46,6 +46,9 @@ class ModuleForm:
         """A module with the problem's weights."""
         module: nn.Module = calling(self.construct, problem.sizes, file=self.file)
         weights, biases = parameters(module)
+        if len(weights) != len(problem.weights):
+            sizes = "-".join(map(str, problem.sizes))
+            raise CandidateError(f"{len(weights)} matrices for layers {sizes}; expected {len(problem.weights)}")
         with torch.no_grad():
             for own, array in zip(weights, problem.weights, strict=True):
                 own.copy_(torch.from_numpy(array.T if self.in_out else array))
@@ -153,31 +156,38 @@ def module_form(factory: Callable[..., Any], rightness: Callable[[Observed], flo
     file = file_of(factory)
     name = getattr(factory, "__name__", "the module")
     ways: list[Callable[[list[int]], nn.Module]] = [lambda s: factory(s), lambda s: factory(*s), lambda s: factory()]
-    first: RaisedError | None = None
+    first: CandidateError | None = None
     for number, construct in enumerate(ways):
         try:
-            module = calling(construct, list(SIZES), file=file)
-        except RaisedError as error:
-            first = first or error
-            continue
-        if not isinstance(module, nn.Module):
-            raise CandidateError(f"{name} made a {type(module).__name__}; expected a torch.nn.Module")
-        fixed = number == 2
-        sides = _sides(name, module, None if fixed else list(SIZES))
-        if sides is not None:
+            form = _made(factory, construct, fixed=number == 2, name=name, file=file)
+            if form.sizes is None:  # which its own code may not stand
+                form.observe(Problem.random(SIZES, MANY, dtype=form.dtype))
             break
+        except CandidateError as error:
+            first = first or error
     else:
         assert first is not None
         raise first
-    sizes, in_out = sides
-    dtype = str(next(iter(module.parameters())).dtype).removeprefix("torch.")
-    kind = "a LightningModule with its own cost" if hasattr(module, "training_step") else "a torch.nn.Module"
-    form = ModuleForm(factory, sizes if fixed else None, construct, in_out, dtype, kind)
-    problem = Problem.random(sizes, MANY, scale=_scale(sizes), dtype=dtype)
+    sizes = form.sizes or SIZES
+    problem = Problem.random(sizes, MANY, scale=_scale(sizes), dtype=form.dtype)
     if problem.sizes[0] == problem.sizes[-1] and len(problem.sizes) == 2:
-        other = ModuleForm(factory, form.sizes, construct, not in_out, dtype, kind)
+        other = replace(form, in_out=not form.in_out)
         form = max((form, other), key=lambda f: rightness(f.observe(problem)))
     return form
+
+
+def _made(
+    factory: Callable[..., Any], construct: Callable[[list[int]], nn.Module], fixed: bool, name: str, file: str
+) -> ModuleForm:
+    module = calling(construct, list(SIZES), file=file)
+    if not isinstance(module, nn.Module):
+        raise CandidateError(f"{name} made a {type(module).__name__}; expected a torch.nn.Module")
+    sides = _sides(name, module, None if fixed else list(SIZES))
+    if sides is None:
+        raise CandidateError(f"{name}({[*SIZES]}) has layers of other sizes")
+    dtype = str(next(iter(module.parameters())).dtype).removeprefix("torch.")
+    kind = "a LightningModule with its own cost" if hasattr(module, "training_step") else "a torch.nn.Module"
+    return ModuleForm(factory, sides[0] if fixed else None, construct, sides[1], dtype, kind)
 
 
 def _scale(sizes: tuple[int, ...]) -> float:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchdigits.proof.diagnosis.candidates import calling, methods, positional
-from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, NetworkForm, run_update, update_of
+from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, NetworkForm, run_update, takes_matrices, update_of
+from torchdigits.proof.diagnosis.mistakes import BY_NAME
 from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
 
@@ -24,13 +25,14 @@ class WrongUpdate(NamedTuple):
     method: Callable[..., Any]
 
 
-def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongUpdate]:
+def check_update(form: NetworkForm, problem: Problem, mean: bool, certain: bool) -> list[WrongUpdate]:
     """What is wrong with a class's update of a mini-batch, and with its epoch, whether its gradient is right or not.
 
     Args:
         form: the class.
         problem: a mini-batch of several examples.
         mean: whether its gradient of a mini-batch is the mean over the examples, not the sum.
+        certain: whether its gradient is right; only then an epoch is tried too.
 
     Raises:
         CandidateError: the update raises an exception, or leaves arrays of other shapes.
@@ -39,6 +41,8 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
     method = update_of(network)
     if method is None:
         return []
+    if form.per_example and takes_matrices(method):  # it takes one example too
+        problem = problem.examples()[0]
     before, gradients = _parameters(form, network), _Gradients(form, problem, mean)
     run_update(form, network, method, problem, ETA)
     after = _parameters(form, network)
@@ -46,7 +50,8 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
     for name, (old, new) in shapes.items():
         if old != new:
             says = f"{name} has become {new}, and was {old}"
-            return [WrongUpdate("bias-not-summed" if name.startswith("b") else "", says, method)]
+            summed = name.startswith("W") or new != (old[0], problem.m)
+            return [WrongUpdate("" if summed else "bias-not-summed", says, method)]
     steps = {name: (before[name] - after[name]) / ETA for name in before}
     wrong = [WrongUpdate(name, says, method) for name, says in _explained(steps, gradients, problem, form)]
     if not wrong:
@@ -62,7 +67,7 @@ def check_update(form: NetworkForm, problem: Problem, mean: bool) -> list[WrongU
                 if kept
                 else [WrongUpdate("", f"right the first time, but not the second: {says}", method) for _, says in found]
             )
-    return wrong or _check_epoch(form, problem)
+    return wrong or (_check_epoch(form, problem) if certain else [])
 
 
 class _Gradients:
@@ -124,6 +129,8 @@ def _explained(steps: Parameters, gradients: _Gradients, problem: Problem, form:
     total = gradients.total()
     if all(_near(steps[name], total[name] / m, form) for name in steps):
         return []
+    if not any(step.any() for step in steps.values()):
+        return [("not-updated", "no parameter is updated")]
     bases: list[tuple[str, Callable[[], Parameters]]] = [
         ("", gradients.total),
         ("one-example", lambda: gradients.single[-1]),
@@ -153,19 +160,23 @@ def _factors(ratios: dict[str, float], m: int, one_is_fine: bool) -> list[tuple[
     known = {1 / m: "", 1.0: "" if one_is_fine else "not-divided", 1 / m**2: "divided-twice", ETA / m: "eta-twice"}
     known |= {1 / (ETA * m): "eta-forgotten", 1 / 50: "divided-by-all"}
     found: dict[str, str] = {}
+    which: dict[str, list[str]] = {}  # the parameters, by the mistake in their update
     moved = {name: ratio for name, ratio in ratios.items() if ratio}
     if len(moved) < len(ratios):
         still = [name for name in ratios if name not in moved]
         found["not-updated"] = f"not updated: {', '.join(still)}"
     for name, ratio in moved.items():
         if ratio < 0:
-            found["ascent"] = ""
+            which.setdefault("ascent", []).append(name)
         mistake = next((value for factor, value in known.items() if abs(abs(ratio) / factor - 1) < 1e-4), None)
         if mistake is None:
             says = f"what is subtracted is {ratio * m:.6g} times eta/m times the sum of its gradients"
             found.setdefault("", f"{name}: {says}")
         elif mistake:
-            found.setdefault(mistake, "")
+            which.setdefault(mistake, []).append(name)
+    for mistake, names in which.items():
+        says = BY_NAME[mistake].says
+        found[mistake] = "" if len(names) == len(ratios) else f"{', '.join(names)}: {says}"
     return [*found.items()]
 
 
