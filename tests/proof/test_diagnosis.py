@@ -330,6 +330,22 @@ def test_a_class_of_two_layers_alone(load: Load) -> None:
     assert named(check(load(wrong))) == [("not-transposed", "BP2")]
 
 
+def test_a_function_of_two_layers_alone(load: Load) -> None:
+    source = """
+    import numpy as np
+
+    def backprop(weights, biases, x, y):
+        a1 = 1 / (1 + np.exp(-(weights[0] @ x + biases[0])))
+        a2 = 1 / (1 + np.exp(-(weights[1] @ a1 + biases[1])))
+        d2 = (a2 - y) * a2 * (1 - a2)
+        d1 = weights[1].T @ d2 * a1 * (1 - a1)
+        return [d1 @ x.T, d2 @ a1.T], [d1.sum(1), d2.sum(1)]
+    """
+    diagnosis = check(load(dedent(source)))
+    assert diagnosis.right, str(diagnosis)
+    assert named(check(load(dedent(source.replace("a2 - y", "y - a2"))))) == [("sign", "BP1")]
+
+
 def test_a_module_whose_sizes_have_defaults(load: Load) -> None:
     source = dedent("""
         import torch

@@ -173,19 +173,21 @@ def _problems(form: Form) -> list[Problem]:
 
 def _depth(form: Form) -> int | None:
     """Two, if it can have two layers and no other number of them; None if it can have any, or fails in another way."""
-    failed = 0
-    for sizes in _FREE:
+
+    def fails(sizes: tuple[int, ...]) -> bool | None:
+        """Whether it cannot have these layers; None if it raises an exception as it computes."""
         try:
             form.observe(Problem.random(sizes, MANY, dtype=form.dtype))
         except RaisedError as error:
-            if sizes == SIZES or (len(sizes) > 2 and error.line is not None and error.problem is not None):
-                return None  # a mistake, perhaps
-            failed += 1
-        except CandidateError:
-            if sizes == SIZES:
-                return None
-            failed += 1
-    return 2 if failed == 2 else None
+            return None if error.problem is not None and error.line is not None else True
+        except CandidateError:  # other arrays than there are layers
+            return True
+        return False
+
+    one, two, three = fails((4, 3)), fails(SIZES), fails((9, 6, 5, 2))
+    if three is None:  # that may be a mistake; of one size, they need not fit
+        three = fails((5, 5, 5, 5))
+    return 2 if two is False and three and one is not False else None
 
 
 def _squares(form: Form) -> list[Problem]:
@@ -370,7 +372,8 @@ def _wrong_outputs(observed: Sequence[Observed]) -> Fault:
         if all(equal(s.a(s.layers), outputs, 1e-6) for s, (_, outputs) in zip(steps, seen, strict=True)):
             says = f"Its gradients are right, but the outputs that it shows are not: {hypothesis.mistake.says}."
             return Fault("forward", hypothesis.place, hypothesis.mistake.name, says)
-    return Fault("forward", None, "unknown", "The outputs are wrong, by no mistake that is known here.")
+    says = "The outputs that it shows are not a(L) of its weights, by no mistake that is known here."
+    return Fault("forward", None, "unknown", says)
 
 
 def _other_cost(observed: Sequence[Observed]) -> str:
