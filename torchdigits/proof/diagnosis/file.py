@@ -65,7 +65,6 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
         stderr=subprocess.DEVNULL,
         pass_fds=[write],
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *_python_path()])},
     )
     os.close(write)
 
@@ -99,10 +98,6 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
     if "error" in found:
         raise CandidateError(found["error"])
     return Checked(found.pop("text"), found)
-
-
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _ended(file: str, answer: str, status: int, seconds: float, late: bool) -> str:
