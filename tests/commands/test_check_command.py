@@ -141,6 +141,14 @@ def test_what_it_has_started_ends_with_it(tmp_path: Path) -> None:
     assert not state.exists() or state.read_text().rsplit(") ")[-1][0] == "Z"
 
 
+def test_a_process_that_it_has_forked_does_not_hold_up_the_report(tmp_path: Path) -> None:
+    source = f"import os, time\nif os.fork() == 0:\n    time.sleep(987)\n{dedent(planted.BOOK)}"
+    began = time.monotonic()
+    done = run(tmp_path, written(tmp_path, source))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < 50
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

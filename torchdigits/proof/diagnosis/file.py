@@ -82,7 +82,8 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
     late.start()
     try:
         with open(read, encoding="utf-8", errors="replace") as report:  # noqa: PTH123  # of a descriptor
-            answer = report.read()
+            answer = report.readline()  # a process that it has started may hold the pipe open
+            answer += "" if answer.startswith("{") else report.read()
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
     finally:
@@ -186,7 +187,7 @@ def main(file: str, name: str, examples: Any, seconds: str, pipe: str) -> None:
     except Exception:  # ours: whatever the candidate's code raises is a CandidateError
         answer = {"bug": traceback.format_exc()}
     faulthandler.cancel_dump_traceback_later()
-    json.dump(answer, report)
+    report.write(f"{json.dumps(answer)}\n")
     report.close()
     os._exit(0)  # without what the program would do at its end
 
