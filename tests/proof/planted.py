@@ -611,3 +611,17 @@ ONE_BY_ONE = """
         d1 = W2.T @ d2 * a1 * (1 - a1)
         return d1 @ x.T, d1, d2 @ a1.T, d2
 """
+
+PAIRS = """
+    import numpy as np
+
+    def gradients(params, inputs, targets):
+        a = [inputs]
+        for w, b in params:
+            a.append(1 / (1 + np.exp(-(a[-1] @ w + b))))
+        delta, grads = (a[-1] - targets) * a[-1] * (1 - a[-1]), []
+        for (w, _), before in zip(params[::-1], a[-2::-1]):
+            grads.insert(0, (before.T @ delta / len(inputs), delta.mean(axis=0)))
+            delta = delta @ w.T * before * (1 - before)
+        return grads
+"""

@@ -23,7 +23,7 @@ from torchdigits.proof.diagnosis.report import Diagnosis
 from torchdigits.proof.diagnosis.steps import Problem, Steps
 
 ANY_DEPTH = ("BOOK", "MATRIX", "ROWS", "EINSUM", "FLAT", "ORIGINAL", "AUTOGRAD", "TENSORS", "FUNCTION", "ONE_STEP")
-RIGHT = (*ANY_DEPTH, "DICTIONARY", "TWO_LAYERS", "ONE_BY_ONE")
+RIGHT = (*ANY_DEPTH, "DICTIONARY", "PAIRS", "TWO_LAYERS", "ONE_BY_ONE")
 IN_TORCH = {"AUTOGRAD", "TENSORS", "FUNCTION"}
 FORMS = {
     "BOOK": planted.IN_BOOK,

@@ -98,13 +98,13 @@ class FunctionForm:
         given = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
         params = {f"W{layer}": w for layer, w in enumerate(given["weights"], 1)}
         params |= {f"b{layer}": b for layer, b in enumerate(given["biases"], 1)}
-        return given | params | {"params": params}
+        return given | params | {"params": params, "pairs": [*zip(given["weights"], given["biases"], strict=True)]}
 
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         one, other = [*one.values()], [*other.values()]
-    if isinstance(one, list):
+    if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     return one.shape == other.shape and bool((one == other).all())
 
@@ -158,8 +158,13 @@ def function_form(
         for torch in ((False, True) if _uses_torch(function) else (False,))
         for (direction, biases), weights in product(_DIRECTIONS, ("out, in", "in, out"))
     ]
-    batches = [FunctionForm(function, one, False, order, depth=depth) for one in layouts if one.examples != "flat"]
-    single = [FunctionForm(function, one, True, order, depth=depth) for one in layouts]
+    orders = [order, *([tuple("pairs" if name == "params" else name for name in order)] if "params" in order else [])]
+
+    def forms(per_example: bool) -> list[FunctionForm]:
+        ways = product(orders, [one for one in layouts if per_example or one.examples != "flat"])
+        return [FunctionForm(function, layout, per_example, names, depth=depth) for names, layout in ways]
+
+    batches, single = forms(False), forms(True)
     form = None
     if examples != "one":
         form = best_form(batches, rightness, strict=examples == "auto")
