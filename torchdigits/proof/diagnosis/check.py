@@ -33,20 +33,17 @@ from torchdigits.proof.diagnosis.candidates import (
     line_of_method,
     positional,
 )
-from torchdigits.proof.diagnosis.comparing import judge, rightness
+from torchdigits.proof.diagnosis.comparing import Judged, judge, rightness
 from torchdigits.proof.diagnosis.forms import SHAPES, FunctionForm, NetworkForm, UpdateForm, function_form, network_form
 from torchdigits.proof.diagnosis.lines import same
 from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis, hypotheses, where
-from torchdigits.proof.diagnosis.report import Compared, Diagnosis, Fault
+from torchdigits.proof.diagnosis.report import Diagnosis, Fault
 from torchdigits.proof.diagnosis.search import equal, explain, line_of_mistake
 from torchdigits.proof.diagnosis.steps import Problem, Steps
 from torchdigits.proof.diagnosis.updates import check_update
 from torchdigits.proof.reference import Array
 
 _FREE = (SIZES, (4, 3), (9, 6, 5, 2))  # layers that a candidate is asked for, if it can have any
-
-
-_ALL_ZERO = Fault("BP1", "output", "unknown", "Every gradient is 0: delta(L) must be 0 already.")
 
 
 def check(
@@ -73,49 +70,45 @@ def check(
     form.dtype = dtype or form.dtype
     name = getattr(candidate, "__name__", type(candidate).__name__)
     observed, raised = _observe(form, problems)
-    zero = not any(array.any() for one in observed for array in one.gradient.values())
-    rounding, mean, eps = judge(observed)
+    judged = judge(observed)
     faults = [*_stateful(form, observed[0].problem)]
-    wrong = [number for number, parts in enumerate(rounding) if not all(one.right for one in parts)]
-    wrong_names = {one.name for parts in rounding for one in parts if not one.right}
-    notes = ["Its numbers are as exact as float32's, not float64's."] if eps > observed[0].eps else []
-    known = not faults  # else it is not the same twice, and an update tells nothing
-    if wrong_names - {"outputs", "cost"} and (known or not isinstance(form, FunctionForm)):
-        found, means = _diagnose(form, observed, raised) if not zero else ([_ALL_ZERO], mean)
-        if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
-            square = [*map(form.observe, _squares(form))]
-            found, means = _diagnose(form, square, None)
-        if "cost" in wrong_names:  # its delta is the same, without that anything is left out
-            found = [_fault("cross-entropy") if (f.mistake, f.layer) == ("no-slope", "output") else f for f in found]
-        known, mean = known and bool(found), means if found else mean
+    steady = not faults  # else it is not the same twice, and an update tells nothing
+    mean, notes = judged.mean, []
+    if judged.wrong_names - {"outputs", "cost"} and (steady or not isinstance(form, FunctionForm)):
+        found, mean = _diagnose(form, observed, judged, raised)
         if not found and not faults:
-            found = [_unknown(observed, rounding, wrong, mean, raised)]
+            found = [_unknown(observed, judged, raised)]
+        steady = steady and all(fault.mistake != "unknown" for fault in found)
         faults += found
-    found_there = {fault.equation for fault in faults}
-    if "outputs" in wrong_names and "forward" not in found_there:
+    if "outputs" in judged.wrong_names and all(fault.equation != "forward" for fault in faults):
         faults.append(_wrong_outputs(observed))
-    elif wrong_names == {"cost"}:
+    elif judged.wrong_names == {"cost"}:
         notes.append(_other_cost(observed))
     if isinstance(form, UpdateForm):
-        faults += [] if mean or not known else [_fault("not-divided")]
-    elif isinstance(form, NetworkForm) and known and raised is None and all(map(fits, observed)):
+        faults += [] if mean or not steady else [_fault("not-divided")]
+    elif isinstance(form, NetworkForm) and steady and raised is None and all(map(fits, observed)):
         faults += _updates(form, observed[0].problem.sizes, mean, certain=not faults)
-        if [fault.mistake for fault in faults] == ["sign", "ascent"] and _small(faults[1]).startswith(
-            BY_NAME["ascent"].says
-        ):
-            # y - a in BP1, and a plus in the update: two signs, and the book's algorithm
+        if _cancel(faults):
             observed = [replace(one, gradient={n: -g for n, g in one.gradient.items()}) for one in observed]
-            faults, (rounding, mean, eps) = [], judge(observed)
+            judged, faults = judge(observed), []
             notes.append("Its gradient has the other sign, and its update adds it: together they are right.")
-    if eps == EPS["float16"]:
+    if judged.eps == EPS["float16"]:
         faults.append(_fault("float16"))
+    elif judged.eps > observed[0].eps:
+        notes.append("Its numbers are as exact as float32's, not float64's.")
     if not faults and raised is not None:
         raise raised
-    compared = [one for parts in rounding for one in parts if one.name != "cost"]
-    worst = max(compared, key=lambda one: one.relative / one.bound)
-    main = _main(observed, wrong) if wrong else 0
-    shown, parts = described(observed[main].problem), rounding[main] if wrong and faults else []
-    return Diagnosis(name, form.says, faults, worst, len(observed), parts, shown, " ".join(notes), form.file)
+    main = _main(observed, judged.wrong) if faults and judged.wrong else None
+    shown = "" if main is None else described(observed[main].problem)
+    parts = [] if main is None else judged.parts[main]
+    return Diagnosis(name, form.says, faults, judged.largest, len(observed), parts, shown, " ".join(notes), form.file)
+
+
+def _cancel(faults: Sequence[Fault]) -> bool:
+    """Whether all that is wrong is y - a in BP1 and a plus in every update: two signs, and the book's algorithm."""
+    if [fault.mistake for fault in faults] != ["sign", "ascent"]:
+        return False
+    return faults[1].explanation.lower().startswith(BY_NAME["ascent"].says)
 
 
 def assert_gradients_agree(candidate: Any, **options: Any) -> None:
@@ -265,20 +258,30 @@ def _main(observed: Sequence[Observed], wrong: Sequence[int]) -> int:
     return min(wrong, key=key)
 
 
-def _diagnose(form: Form, observed: Sequence[Observed], raised: RaisedError | None) -> tuple[list[Fault], bool]:
+def _diagnose(
+    form: Form, observed: Sequence[Observed], judged: Judged, raised: RaisedError | None
+) -> tuple[list[Fault], bool]:
     """The mistakes, one or two, whose gradients equal the candidate's, if there are any; and whether it gives means."""
+    if not any(array.any() for one in observed for array in one.gradient.values()):
+        return [Fault("BP1", "output", "unknown", "Every gradient is 0: delta(L) must be 0 already.")], judged.mean
+    found, mean = _explained(form, observed, raised)
+    if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
+        found, mean = _explained(form, [*map(form.observe, _squares(form))], None)
+    if "cost" in judged.wrong_names:  # its delta is the same, without that anything is left out
+        found = [_fault("cross-entropy") if (f.mistake, f.layer) == ("no-slope", "output") else f for f in found]
+    return found, mean if found else judged.mean
+
+
+def _explained(form: Form, observed: Sequence[Observed], raised: RaisedError | None) -> tuple[list[Fault], bool]:
     small = [one for one in observed if form.sizes is not None or max(one.problem.sizes) < 100]
-    found, mean = explain(
-        small, len(form.sizes) - 1 if form.sizes else 0, (False,) if form.per_example else (False, True)
-    )
+    means = (False,) if form.per_example else (False, True)
+    found, mean = explain(small, len(form.sizes) - 1 if form.sizes else 0, means)
     faults = []
     for number, hypothesis in enumerate(found):
-        line = line_of_mistake(form, small, found[: number + 1]) or (raised.line if raised and not number else None)
-        says = (
-            f"With layers of different sizes it raises {raised.says}. With layers of one size"
-            if raised and not number
-            else ""
-        )
+        line, says = line_of_mistake(form, small, found[: number + 1]), ""
+        if raised and not number:
+            line = line or raised.line
+            says = f"With layers of different sizes it raises {raised.says}. With layers of one size"
         faults.append(_fault(hypothesis.mistake.name, "", hypothesis, line, says))
     return faults, mean
 
@@ -311,9 +314,7 @@ def _capital(text: str) -> str:
 
 def _unknown(
     observed: Sequence[Observed],
-    rounding: Sequence[Sequence[Compared]],
-    wrong: Sequence[int],
-    mean: bool,
+    judged: Judged,
     raised: RaisedError | None,
 ) -> Fault:
     """What is known of a mistake that is none of the catalogue's.
@@ -321,8 +322,8 @@ def _unknown(
     Raises:
         CandidateError: the gradients have shapes that fit nothing.
     """
-    number = _main(observed, wrong)
-    one, parts = observed[number], rounding[number]
+    number = _main(observed, judged.wrong)
+    one, parts = observed[number], judged.parts[number]
     if raised is not None:
         raise raised
     for name, array in one.gradient.items():
@@ -335,10 +336,10 @@ def _unknown(
     by_name = {part.name: part for part in parts}
     if "outputs" in by_name and not by_name["outputs"].right:
         return _wrong_outputs(observed)
-    if all(observed[n].problem.m > 1 for n in wrong) and any(o.problem.m == 1 for o in observed):
+    if all(observed[n].problem.m > 1 for n in judged.wrong) and any(o.problem.m == 1 for o in observed):
         text = "The gradient is right for one example, but not for a mini-batch."
         return Fault("update", None, "unknown", text)
-    truth = Steps(one.problem, (), mean).gradient
+    truth = Steps(one.problem, (), judged.mean).gradient
     ratios = {n: _multiple(one.gradient[n], value) for n, value in truth.items()}
     factors = {round(ratio, 9) for ratio in ratios.values() if ratio is not None}
     if len(factors) == 1 and None not in ratios.values():
@@ -390,10 +391,6 @@ def _other_cost(observed: Sequence[Observed]) -> str:
             if all(isclose(ratio, factor(p) * (p.m if sums else 1), rel_tol=1e-6) for p, ratio in ratios):
                 return f"The cost that it shows is {says}; its gradient is that of the quadratic cost itself."
     return "The cost that it shows is not the quadratic cost, whose gradient it has."
-
-
-def _small(fault: Fault) -> str:
-    return fault.explanation[0].lower() + fault.explanation[1:]
 
 
 def _multiple(value: Array, truth: Array) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import frexp
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,11 +62,39 @@ def rightness(observed: Observed) -> float:
     return max(sum(one.right for one in compare(observed, observed.eps, mean)) for mean in (False, True))
 
 
-def judge(observed: Sequence[Observed]) -> tuple[list[list[Compared]], bool, float]:
-    """All comparisons; whether the candidate gives means; and the spacing of numbers by which they were judged.
+class Judged(NamedTuple):
+    """What the comparisons come to.
 
-    That is the spacing of the candidate's own numbers, or that of float32 or float16, if only that explains them all.
+    Attributes:
+        parts: for each problem, everything that was compared, from the output back.
+        mean: whether the candidate gives means over a mini-batch, not sums.
+        eps: the spacing, at 1, of the numbers by which it was judged: of its own, or of float32 or float16, if only
+            that explains all of it.
     """
+
+    parts: list[list[Compared]]
+    mean: bool
+    eps: float
+
+    @property
+    def wrong(self) -> list[int]:
+        """The numbers of the problems in which something is wrong."""
+        return [number for number, parts in enumerate(self.parts) if not all(one.right for one in parts)]
+
+    @property
+    def wrong_names(self) -> set[str]:
+        """What is wrong in some problem: `outputs`, `cost`, `dC/dW(1)`."""
+        return {one.name for parts in self.parts for one in parts if not one.right}
+
+    @property
+    def largest(self) -> Compared:
+        """The gradient, or the outputs, that come nearest to what rounding explains."""
+        compared = [one for parts in self.parts for one in parts if one.name != "cost"]
+        return max(compared, key=lambda one: one.relative / one.bound)
+
+
+def judge(observed: Sequence[Observed]) -> Judged:
+    """Compare what a candidate gave for each problem with back-propagation by hand."""
     own = max(one.eps for one in observed)
     levels = [own, *(eps for eps in (EPS["float32"], EPS["float16"]) if eps > own)]
     for eps in levels:
@@ -76,10 +105,10 @@ def judge(observed: Sequence[Observed]) -> tuple[list[list[Compared]], bool, flo
             # float16 explains much. It is only believed of a program in which no gradient is more exact than that.
             exact = [compare(one, EPS["float32"], mean) for one in observed] if own < eps == EPS["float16"] else []
             if not any(one.right for several in exact for one in several if one.name.startswith("dC")):
-                return parts, mean, eps
+                return Judged(parts, mean, eps)
 
     def right(parts: list[list[Compared]]) -> int:
         return sum(one.right for several in parts for one in several)
 
     sums, means = ([compare(one, own, mean) for one in observed] for mean in (False, True))
-    return (means, True, own) if right(means) > right(sums) else (sums, False, own)
+    return Judged(means, True, own) if right(means) > right(sums) else Judged(sums, False, own)
