@@ -69,7 +69,10 @@ def test_letters_that_cannot_be_shown_are_escaped(one: Path, tmp_path: Path) -> 
 
 
 def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "torch.py").write_text(
+        "import time\nprint('importing', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept BaseException:\n    raise ImportError('something else') from None\n"
+    )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, str(ROOT / "scripts" / "convert.py"), "--help"]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
