@@ -15,7 +15,9 @@ from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition.pictures import read_grey
 from torchdigits.recognition.preparation import (
+    _without_specks,
     centre,
+    crop_to_ink,
     is_mnist_like,
     match_stroke,
     preparation,
@@ -53,6 +55,29 @@ def test_a_centred_digit_19_or_20_pixels_long_is_left_as_it_is(length: int) -> N
     pixels = np.zeros((28, 28), np.uint8)
     pixels[5 : 5 + length, 12:16] = 255
     np.testing.assert_array_equal(prepare(pixels), pixels.ravel())
+
+
+def test_a_picture_in_mnists_form_is_left_as_it_is_whatever_its_mode() -> None:
+    """All 256 values of grey, through the floats and the other ranges that modes have."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 8:21] = np.random.default_rng(0).permutation(260).reshape(20, 13) % 256
+    grey, sixteen = Image.fromarray(pixels), pixels.astype(np.uint16)
+    pictures = [grey.convert(mode) for mode in ("RGB", "RGBA", "LA", "I", "F")]
+    pictures += [Image.fromarray(np.round(pixels * (most / 255)).astype(np.int32)) for most in (1023, 4095, 65535)]
+    pictures += [Image.fromarray(sixteen * 257), Image.fromarray(np.float32(pixels / 255))]
+    for picture in pictures:
+        np.testing.assert_array_equal(prepare(picture), pixels.ravel(), err_msg=picture.mode)
+
+
+def test_a_picture_of_more_or_fewer_bits_keeps_its_greys() -> None:
+    """Twelve bits in sixteen, for instance: a white of 4095."""
+    grey = np.asarray(drawing(), np.float32)
+    for white in (255, 1023, 4095, 65535):
+        values = np.round(grey * (white / 255))
+        pictures = [Image.fromarray(values.astype(kind)) for kind in (np.uint16, np.int32, np.float32)]
+        for picture in (*pictures, saved(pictures[0], "PNG")):
+            np.testing.assert_allclose(read_grey(picture), grey, atol=0.2, err_msg=f"{picture.mode}, {white}")
+    np.testing.assert_allclose(read_grey(Image.fromarray(grey / 255)), grey, atol=1e-4)
 
 
 def test_mnist_comes_back_from_ink_on_paper(mnist: DigitSplits) -> None:
@@ -114,6 +139,34 @@ def test_uneven_light_and_a_table_around_the_paper_are_removed() -> None:
     assert difference(prepare(blackboard), expected) < 0.05
 
 
+def test_of_a_sheet_on_a_table_nothing_but_the_sheet_is_looked_at() -> None:
+    """The digit reaches to near each edge of the sheet, nearer than its margin."""
+    sheet = np.full((150, 120), 240, np.float32)
+    sheet[14:136, 50:70] = sheet[60:80, 14:106] = 30
+    for brightness in (90, 140):
+        found = crop_to_ink(np.pad(sheet, 30, constant_values=brightness))
+        assert {*found.ravel()} == {30, 240}
+        assert (found == 30).sum() == (sheet == 30).sum()
+
+
+def test_what_lies_along_the_edge_is_dropped_if_there_is_something_else() -> None:
+    """Along more than a fifth of it, or in a corner; a digit in parts is not, however few pixels it has."""
+    digit = np.zeros((40, 40), bool)
+    digit[10:14, 20] = digit[16:22, 20] = True
+    for part, dropped in (
+        (np.s_[0, 2:38], True),
+        (np.s_[0, 4:36], False),
+        (np.s_[36:, 39], True),
+        (np.s_[35:39, 39], False),
+    ):
+        ink = digit.copy()
+        ink[part] = True
+        np.testing.assert_array_equal(_without_specks(ink), digit if dropped else ink)
+    alone = np.zeros((40, 40), bool)
+    alone[0, 2:38] = alone[20, 18:22] = True
+    np.testing.assert_array_equal(_without_specks(alone), alone)
+
+
 def test_specks_are_removed_and_parts_of_a_digit_are_not() -> None:
     picture = drawing()
     expected = prepare(picture)
@@ -152,6 +205,7 @@ def test_the_centre_of_mass_is_placed_where_mnists_is() -> None:
 def test_scaling_keeps_the_aspect_and_the_share_of_ink() -> None:
     bar = np.ones((300, 75), np.float32)
     np.testing.assert_array_equal(scale(bar), np.full((20, 5), 255))
+    np.testing.assert_array_equal(scale(np.ones((800, 10), np.float32)), np.full((20, 1), 255))
     chequers = np.indices((160, 160)).sum(0) % 2
     np.testing.assert_allclose(scale(chequers.astype(np.float32)), 127.5, atol=1)
 

@@ -72,7 +72,7 @@ def preparation_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.
     """As `preparation`, in this process, whatever it takes; what it raises does not name the picture."""
     grey = read_grey(picture)
     if is_mnist_like(grey):
-        return {"as it is": grey.astype(np.uint8)}
+        return {"as it is": np.round(grey).astype(np.uint8)}
     found = crop_to_ink(grey)
     flat = remove_paper(found)
     ink = keep_ink(flat)
