@@ -65,6 +65,112 @@ def test_a_report_shows_every_figure_that_it_has(run_script: Run, tmp_path: Path
     assert torch.__version__ in text
 
 
+REPORT_OF_ZEROS = """\
+# {sizes} on the test images of digits
+
+29 / 290 test images of digits recognised (10.00%), cost 1.2500
+
+- checkpoint: `{checkpoint}`
+- its SHA-256: `{sha256}`
+- torch: {torch}
+
+This command writes the report again, into a folder that must be new or empty:
+
+```
+torchdigits evaluate --checkpoint {checkpoint} --dataset digits --split test --figures {folder}
+```
+
+## Learning curves
+
+Training is measured during an epoch, while the network learns; validation after it.
+
+![Cost and accuracy against the epoch, of training and validation, the best epoch marked](curve.png)
+
+## Digits
+
+| digit | images | recognised | answers | precision | recall | F1 |
+| --- | --- | --- | --- | --- | --- | --- |
+| 0 | 29 | 29 | 290 | 10.00% | 100.00% | 18.18% |
+{others}
+
+Recall is the share of a digit's images that are recognised. Precision is the share of the answers with that digit \
+that are right. F1 is their harmonic mean.
+
+![Confusion matrix: how many images of each digit were taken for which](confusion.png)
+
+## The worst mistakes
+
+Those of the largest cost, each with its ten activations. Images are numbered from 0, in the dataset's order.
+
+![Pictures of misread digits, with truth, answer and activations](mistakes.png)
+
+## What the {first} look at
+
+Each weight at its pixel: orange where ink excites the neuron, blue where ink inhibits it. Where no training image has \
+ink, gradient descent leaves the weights as they began: noise. Neurons are numbered from 0.
+
+![A picture for each neuron: its 784 weights](first_layer.png)
+"""
+LAST_LAYER_OF_ZEROS = """
+## How the outputs use the {last}
+
+Orange where an active neuron speaks for the digit, blue where it speaks against it.
+
+![A row for each output: its weights and its bias](last_layer.png)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "first", "last"),
+    [
+        ((), "outputs", ""),
+        ((30,), "hidden neurons", "hidden neurons"),
+        ((20, 15), "neurons of the first hidden layer", "neurons of the last hidden layer"),
+    ],
+)
+def test_a_report_of_a_network_that_answers_0_to_all_reads_as_by_hand(
+    run_script: Run,
+    tmp_path: Path,
+    plotted: dict[str, Any],
+    digits: DigitSplits,
+    hidden: tuple[int, ...],
+    first: str,
+    last: str,
+) -> None:
+    """All its weights are 0, so that ten activations of 0.5 have the same cost for each of 29 images of each digit."""
+    network, checkpoint, folder = SigmoidMLP((784, *hidden, 10)), tmp_path / "zero.ckpt", tmp_path / "report"
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_network(network, checkpoint)
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    run_script("evaluate.py", "--dataset", "digits", "--checkpoint", checkpoint, "--figures", folder)
+    sizes = "-".join(map(str, network.sizes))
+    expected = (REPORT_OF_ZEROS + LAST_LAYER_OF_ZEROS * bool(hidden)).format(
+        sizes=sizes,
+        checkpoint=checkpoint,
+        sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        torch=torch.__version__,
+        folder=folder,
+        others="\n".join(f"| {digit} | 29 | 0 | 0 | 0.00% | 0.00% | 0.00% |" for digit in range(1, 10)),
+        first=first,
+        last=last,
+    )
+    assert (folder / "report.md").read_text() == expected
+    name, images = f"{sizes}, {tmp_path.name}/zero.ckpt", "290 test images of digits"
+    titles = {
+        "learning_curves": f"Learning curves of {tmp_path.name}",
+        "confusion": f"Which digits are taken for which\n{name}; {images}",
+        "mistakes": f"The worst mistakes, 12 of 261\n{name}; {images}",
+        "pictures_of_weights": f"What the {first} look at\n{name}",
+        "output_weights": f"How the outputs use the {last}\n{name}",
+    }
+    assert {call: next(word for word in words if isinstance(word, str)) for call, words in plotted.items()} == {
+        call: title for call, title in titles.items() if last or call != "output_weights"
+    }
+    wrong = (digits.test.labels != 0).nonzero()[:12, 0].tolist()
+    assert [mistake.number for mistake in plotted["mistakes"][0]] == wrong
+
+
 def test_counts_precision_and_recall_are_scikit_learns(
     run_script: Run, tmp_path: Path, plotted: dict[str, Any], digits: DigitSplits, answers: np.ndarray
 ) -> None:
