@@ -188,6 +188,7 @@ def test_patterns_end_where_links_lead_back_and_skip_what_is_no_file(
         assert (direct, failed) == (expected, False)
         assert len(found) < 20
     assert predict._files([Path("d")]) == ([Path("d/one.png")], False)
+    assert predict._files([Path("d/**/e/**/*.png")]) == ([Path("d/e/one.png")], False)
 
 
 def test_of_two_that_draw_one_file_the_second_says_so(
