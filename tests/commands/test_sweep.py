@@ -20,6 +20,8 @@ from torchdigits.files.networks import save_network
 from torchdigits.files.writing import locked
 from torchdigits.population import slices
 from torchdigits.population.ensemble import Trained
+from torchdigits.population.members import Member, Row
+from torchdigits.population.statistics import Summary
 
 Run = Callable[..., Outcome]
 OPTIONS = ("--dataset", "digits", "--seeds", 3, "--learning-rates", 1, 3, "--epochs", 2)
@@ -85,6 +87,56 @@ def test_a_sweep_tells_how_its_networks_did(run_script: Run, tmp_path: Path) -> 
     assert f"{best['validation_correct']} / 290 validation, {best['test_correct']} / 290 test" in outcome.out
     evaluated = run_script("evaluate.py", "--dataset", "digits", "--checkpoint", folder / "best.ckpt", "--json")
     assert json.loads(evaluated.out)["correct"] == int(best["test_correct"])
+
+
+TABLE = """\
+784-30-10, learning rate 3: test images recognised, of 10,000
+┏━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━┓
+┃          ┃ networks ┃    mean ┃ deviation ┃ lowest ┃ quartile ┃  median ┃ quartile ┃ highest ┃ lost a digit ┃
+┡━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━┩
+│ epoch 1  │        4 │ 1,235.6 │       3.2 │  1,230 │    1,231 │ 1,234.5 │    1,236 │   1,238 │            1 │
+│ epoch 5  │        4 │ 1,239.6 │       3.2 │  1,230 │    1,231 │ 1,234.5 │    1,236 │   1,238 │            2 │
+│ epoch 10 │        4 │ 1,244.6 │       3.2 │  1,230 │    1,231 │ 1,234.5 │    1,236 │   1,238 │            1 │
+│ epoch 12 │        4 │ 1,246.6 │       3.2 │  1,230 │    1,231 │ 1,234.5 │    1,236 │   1,238 │            0 │
+└──────────┴──────────┴─────────┴───────────┴────────┴──────────┴─────────┴──────────┴─────────┴──────────────┘
+"""
+
+
+def summary(hidden: tuple[int, ...], rate: float, epoch: int, diverged: int = 0) -> Summary:
+    quartiles = [1231.0, 1234.5, 1236.0]
+    return Summary(hidden, rate, epoch, 4, 1234.56 + epoch, 3.25, 1230, quartiles, 1238, epoch % 3, diverged)
+
+
+def test_the_table_of_one_setting_shows_some_epochs_before_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep._show([summary((30,), 3.0, epoch) for epoch in range(1, 13)], 12, 10_000)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == TABLE.splitlines()
+
+
+def test_the_table_of_several_settings_has_all_columns_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    """As when both the hidden layers and the learning rates vary, and a network has diverged."""
+    nothing = Summary((100, 100, 100), 0.125, 12, 0, None, None, None, None, None, 0, 4)
+    sweep._show([summary((), 3.0, 12), summary((30,), 3.0, 11), summary((30,), 3.0, 12, 1), nothing], 12, 10_000)
+    title, _, headings, _, *rows, _ = capsys.readouterr().out.splitlines()
+    assert title.rstrip() == "epoch 12: test images recognised, of 10,000"
+    assert headings.endswith("┃ quartile ┃ highest ┃ lost a digit ┃ diverged ┃")
+    numbers = ["4", "1,246.6", "3.2", "1,230", "1,231", "1,234.5", "1,236", "1,238", "0"]
+    assert [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows] == [
+        ["784-10, learning rate 3", *numbers, "0"],
+        ["784-30-10, learning rate 3", *numbers, "1"],
+        ["784-100-100-100-10, learning rate 0.125", "0", *[""] * 7, "0", "4"],
+    ]
+
+
+def test_the_best_network_is_named_with_how_to_use_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/sweep.py"])
+    sweep._praise(Row(Member((30,), 0.5, 7), 5, 4870, 9512, ""), 5000, 10_000, Path("a b"))
+    assert capsys.readouterr().out == (
+        "Best: 784-30-10, learning rate 0.5, seed 7, epoch 5: 4870 / 5000 validation, 9512 / 10000 test\n"
+        "Saved as 'a b/best.ckpt'; use it with\n"
+        "    python scripts/predict.py --checkpoint 'a b/best.ckpt' PICTURE\n"
+    )
 
 
 @pytest.mark.usefixtures("slices_of_two")

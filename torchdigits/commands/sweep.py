@@ -1,7 +1,6 @@
 """Train many networks at once, and tell how their results spread."""
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -186,9 +185,8 @@ def _show(summaries: Sequence[Summary], epochs: int, images: int) -> None:
             f"{summary.lost}",
             *([f"{summary.diverged}"] if len(table.columns) > 10 else []),
         )
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, 120) if sys.stdout.isatty() else 120  # in less, rich would leave numbers out
-    console.print(table)
+    # In a console that is narrower than the table, rich would leave numbers out.
+    Console(highlight=False, markup=False, soft_wrap=True, width=1000).print(table)
 
 
 def _praise(best: Row, validation: int, test: int, folder: Path) -> None:
