@@ -16,9 +16,10 @@ from torchdigits.commands.parity import Report, as_json
 from torchdigits.data.batches import epoch_order
 from torchdigits.data.datasets import Digits, DigitSplits
 from torchdigits.engines.machine import PRECISIONS, Machine, find_machine
-from torchdigits.proof.findings import Findings
+from torchdigits.proof.findings import Finding, Findings
 from torchdigits.proof.free_run import Growth
 from torchdigits.proof.gradients import TOLERANCES, check_gradients, deviation, parameters_of, relative_error
+from torchdigits.proof.in_step import Progress
 
 Run = Callable[..., Outcome]
 
@@ -120,6 +121,50 @@ def test_the_command_shows_a_table_a_precision(run_script: Run) -> None:
         assert names == [f"{name}({layer})" for layer in (1, 2, 3) for name in ("z", "a", "dC/dW", "dC/db")] + ["cost"]
 
 
+TABLE = """\
+┏━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━━┓
+┃ tensor    ┃ largest error ┃    ulps ┃ relative error ┃ allowed ┃ mini-batch ┃
+┡━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━━┩
+│ z(1)      │       1.0e-16 │     1.5 │        2.0e-16 │ 1.0e-12 │          2 │
+├───────────┼───────────────┼─────────┼────────────────┼─────────┼────────────┤
+│ z(2)      │       1.0e-16 │     1.5 │        2.0e-16 │ 1.0e-12 │          2 │
+│ a(2)      │       4.0e-16 │ 1,234.6 │        5.0e-16 │         │          7 │
+├───────────┼───────────────┼─────────┼────────────────┼─────────┼────────────┤
+│ dC/dW(10) │       3.0e-03 │ 2.5e+06 │        1.0e-03 │ 1.0e-12 │      1,300 │
+├───────────┼───────────────┼─────────┼────────────────┼─────────┼────────────┤
+│ cost      │       0.0e+00 │     0.0 │        0.0e+00 │ 1.0e-12 │          1 │
+└───────────┴───────────────┴─────────┴────────────────┴─────────┴────────────┘
+"""
+
+
+def test_a_table_is_shown_layer_by_layer_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [
+        Finding("cost", 0.0, 0.0, 0.0, 1e-12, 1),
+        Finding("dC/dW(10)", 3e-3, 2.5e6, 1e-3, 1e-12, 1300),
+        Finding("z(2)", 1e-16, 1.5, 2e-16, 1e-12, 2),
+        Finding("a(2)", 4e-16, 1234.56, 5e-16, None, 7),
+        Finding("z(1)", 1e-16, 1.5, 2e-16, 1e-12, 2),
+    ]
+    findings, report = Findings(1e-12, {finding.name: finding for finding in found}, 1300), Report(quiet=False)
+    report.table("gradients", "float64 on cpu", findings, "mini-batch")
+    assert capsys.readouterr().out == TABLE
+    (result,) = report.results
+    tensors = result.pop("tensors")
+    assert result == {"kind": "gradients", "what": "float64 on cpu", "comparisons": 1300}
+    assert tensors[3] == {
+        "name": "a(2)", "absolute": 4e-16, "ulps": 1234.56, "relative": 5e-16, "allowed": None, "where": 7
+    }  # fmt: skip
+    assert [tensor["name"] for tensor in tensors] == [finding.name for finding in found]
+    line = "float64 on cpu, mini-batch 1,300: dC/dW(10) has a relative error of 1.0e-03, 1.0e-12 allowed"
+    assert report.broken == [line]
+
+
+def test_an_error_that_is_only_reported_has_no_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = Findings(None, {"b(1)": Finding("b(1)", 1e-3, 2.0, 4e-3, None, 5)}, 32)
+    Report(quiet=False).progress(Progress(1250, 9500, 10_000, findings))
+    assert capsys.readouterr().out == "1,250 updates: worst b(1) 4.0e-03; 9,500 / 10,000 test\n"
+
+
 @pytest.mark.usefixtures("few")
 def test_the_seed_is_that_of_weights_and_order(run_script: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[SigmoidMLP, list[Tensor]]] = []
@@ -155,11 +200,13 @@ def test_the_command_trains_beside_the_reference_and_in_step(run_script: Run, tm
     assert all(by_hand == by_torch for _, by_hand, by_torch in lines)
     in_step = re.findall(r"^(\d+) updates: worst \S+ \d\.\de-1\d, \d\.\de-1\d allowed;", outcome.out, re.MULTILINE)
     assert in_step == ["32", "40"] * 2
+    assert outcome.out.count(" allowed ┃ update ┃\n") == 2
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
     found = json.loads(run_script("parity.py", *options, "--json").out)
     assert found["broken"] == []
     free, stepped = found["results"]
+    assert (free["kind"], stepped["kind"]) == ("free run", "in step")
     assert [str(epoch["torch"]) for epoch in free["epochs"]] == [by_torch for _, _, by_torch in lines[:2]]
     assert free["curve"]["updates"][-1] == 64
     assert stepped["comparisons"] == 40
@@ -200,7 +247,8 @@ def test_a_broken_bound_is_told_with_its_numbers(run_script: Run) -> None:
         (["--in-step", "-3"], ["--in-step -3", "1 or more"]),
         (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
         (["--precision", "16"], ["--precision", "16"]),
-        (["--precision"], ["--precision"]),
+        (["--precision"], ["error: --precision: name one or more"]),
+        (["--learning-rate"], ["error: --learning-rate: name one or more"]),
         (["--precision", "tf32", "--accelerator", "cpu"], ["--precision tf32", "Ampere", "--precision 32"]),
         (["--learning-rate", "0"], ["learning rate 0"]),
         (["--learning-rate", "1", "nan"], ["learning rate nan"]),
