@@ -21,6 +21,11 @@ from torchdigits.proof.reference import columns, one_hot
 
 Run = Callable[..., Outcome]
 METRICS = "epoch,training_cost,training_accuracy,validation_cost,validation_accuracy,seconds\n1,0.4,0.5,0.3,0.6,0.1\n"
+RECORD: dict[str, Any] = {
+    "options": {"dataset": "mnist", "hidden": [30], "learning_rate": 3.0, "batch_size": 10, "seed": 7},
+    "engine": "eager",
+    "hardware": {"devices": 2},
+}
 
 
 @pytest.fixture
@@ -249,10 +254,8 @@ def test_the_learning_curves_are_those_of_the_run_beside_the_checkpoint(
     run_script: Run, tmp_path: Path, plotted: dict[str, Any]
 ) -> None:
     checkpoint = network_with(tmp_path, 30)
-    options = {"dataset": "mnist", "hidden": [30], "learning_rate": 3.0, "batch_size": 10, "seed": 7}
-    record = {"options": options, "engine": "eager", "hardware": {"devices": 2}}
     (tmp_path / "metrics.csv").write_text(METRICS)
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run.json").write_text(json.dumps(RECORD))
     run_script("evaluate.py", "--dataset", "digits", "--checkpoint", checkpoint, "--figures", tmp_path / "report")
     rows, title, _ = plotted["learning_curves"]
     assert rows == [
@@ -272,23 +275,31 @@ def test_the_learning_curves_are_those_of_the_run_beside_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "problem"),
     [
-        ("metrics.csv", "epoch,loss\n1,0.5\n"),
-        ("metrics.csv", METRICS.replace("0.3", "low")),
-        ("metrics.csv", METRICS.partition("\n")[0]),
-        ("metrics.csv", "\xff"),
-        ("run.json", "{"),
-        ("run.json", "[]"),
-        ("run.json", '{"options": {}}'),
+        ("metrics.csv", "epoch,loss\n1,0.5\n", "table of a run: other columns"),
+        ("metrics.csv", METRICS.replace("0.3", "low"), "table of a run: could not convert string to float: 'low'"),
+        ("metrics.csv", METRICS.partition("\n")[0], "table of a run: its epochs are not 1, 2, 3 and so on"),
+        ("metrics.csv", METRICS.replace("\n1", "\n2"), "table of a run: its epochs are not 1, 2, 3 and so on"),
+        ("metrics.csv", METRICS.replace("0.3", "-1"), "table of a run: it has numbers that no epoch has"),
+        ("metrics.csv", METRICS.replace("0.3", "1e6"), "table of a run: it has numbers that no epoch has"),
+        ("metrics.csv", METRICS.replace("0.3", "nan"), "table of a run: it has numbers that no epoch has"),
+        ("metrics.csv", "\xff", "table of a run: "),
+        ("run.json", "{", "record of a run: "),
+        ("run.json", "[]", "record of a run: "),
+        ("run.json", '{"options": {}}', "record of a run: 'hidden' is missing"),
+        ("run.json", json.dumps(RECORD | {"engine": "\x1b[31m"}), "record of a run: its options are not a run's"),
+        ("run.json", json.dumps(RECORD | {"engine": "x" * 999}), "record of a run: its options are not a run's"),
     ],
 )
-def test_a_damaged_record_of_a_run_is_one_line(run_script: Run, tmp_path: Path, name: str, content: str) -> None:
+def test_a_damaged_record_of_a_run_is_one_line(
+    run_script: Run, tmp_path: Path, name: str, content: str, problem: str
+) -> None:
     checkpoint, folder = network_with(tmp_path, 30), tmp_path / "report"
     (tmp_path / "metrics.csv").write_text(METRICS)
     (tmp_path / name).write_text(content, encoding="latin1")
     arguments = ("--dataset", "digits", "--checkpoint", checkpoint, "--figures", folder)
-    assert_one_line_error(run_script("evaluate.py", *arguments), str(tmp_path / name))
+    assert_one_line_error(run_script("evaluate.py", *arguments), f"error: {tmp_path / name} is not a {problem}")
     assert not folder.exists()
 
 
