@@ -115,7 +115,7 @@ def test_the_table_of_one_setting_shows_some_epochs_before_the_last(capsys: pyte
 def test_the_table_of_several_settings_has_all_columns_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
     """As when both the hidden layers and the learning rates vary, and a network has diverged."""
     nothing = Summary((100, 100, 100), 0.125, 12, 0, None, None, None, None, None, 0, 4)
-    sweep._show([summary((), 3.0, 12), summary((30,), 3.0, 11), summary((30,), 3.0, 12, 1), nothing], 12, 10_000)
+    sweep._show([summary((), 3.0, 12), summary((30,), 3.0, 10), summary((30,), 3.0, 12, 1), nothing], 12, 10_000)
     title, _, headings, _, *rows, _ = capsys.readouterr().out.splitlines()
     assert title.rstrip() == "epoch 12: test images recognised, of 10,000"
     assert headings.endswith("┃ quartile ┃ highest ┃ lost a digit ┃ diverged ┃")
@@ -125,6 +125,10 @@ def test_the_table_of_several_settings_has_all_columns_however_wide(capsys: pyte
         ["784-30-10, learning rate 3", *numbers, "1"],
         ["784-100-100-100-10, learning rate 0.125", "0", *[""] * 7, "0", "4"],
     ]
+    sweep._show([summary((30,), rate, epoch) for rate in (0.5, 3.0) for epoch in (10, 12)], 12, 10_000)
+    title, _, _, _, *rows, _ = capsys.readouterr().out.splitlines()
+    assert title.rstrip() == "784-30-10, epoch 12: test images recognised, of 10,000"
+    assert [row.split("│")[1].strip() for row in rows] == ["learning rate 0.5", "learning rate 3"]
 
 
 def test_the_best_network_is_named_with_how_to_use_it(
