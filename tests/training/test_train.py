@@ -322,3 +322,8 @@ def test_help_fits_a_screen_and_shows_every_option_and_its_default(
         default = "" if field.default is None else f"[{field.default}]"
         assert f"--{field.name.replace('_', '-')} " in outcome.out
         assert default.strip("[(,)]") in outcome.out
+
+
+def test_the_command_hands_the_logger_on(run_script: Run, tmp_path: Path) -> None:
+    options = ("--dataset", "digits", "--epochs", 1, "--output", tmp_path)
+    assert_one_line_error(run_script("train.py", *options, "--logger", "nonsense"), "error: --logger nonsense: ")
