@@ -153,7 +153,7 @@ def test_a_process_that_it_has_forked_does_not_hold_up_the_report(tmp_path: Path
     ("words", "expected"),
     [
         (["none.py"], "none.py: there is no such file"),
-        (["."], ".: there is no such file"),
+        (["."], ".: it is no file"),
         (["mine.py:Missing"], "mine.py:Missing: there is no Missing in it; there are Network"),
         (["mine.py:np"], "mine.py:np: a module is no candidate"),
         (["mine.py", "--seconds", "0"], "--seconds 0.0: it must be more than 0"),

@@ -19,7 +19,7 @@ def check(
     status is 0 if all is right, 1 if something is wrong, 2 if it cannot be checked.
 
     Args:
-        file: a Python file; or FILE:NAME, if there are several candidates in it.
+        file: a Python file, or FILE:NAME if it has several candidates.
         examples: what it computes the gradient of: one example, or a mini-batch; auto finds out.
         seconds: how long it may take.
         json: print one JSON object.

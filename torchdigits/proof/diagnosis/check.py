@@ -8,14 +8,11 @@ knows, and guesses nothing.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from math import isclose
 from typing import Any, Literal
-
-import numpy as np
 
 from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis.candidates import (
@@ -36,12 +33,12 @@ from torchdigits.proof.diagnosis.candidates import (
 from torchdigits.proof.diagnosis.comparing import Judged, judge, rightness
 from torchdigits.proof.diagnosis.forms import SHAPES, FunctionForm, NetworkForm, UpdateForm, function_form, network_form
 from torchdigits.proof.diagnosis.lines import same
-from torchdigits.proof.diagnosis.mistakes import BY_NAME, Equation, Hypothesis, hypotheses, where
-from torchdigits.proof.diagnosis.report import Diagnosis, Fault
-from torchdigits.proof.diagnosis.search import equal, explain, line_of_mistake
-from torchdigits.proof.diagnosis.steps import Problem, Steps
+from torchdigits.proof.diagnosis.mistakes import BY_NAME
+from torchdigits.proof.diagnosis.report import Diagnosis, Fault, fault_of
+from torchdigits.proof.diagnosis.search import explain, line_of_mistake
+from torchdigits.proof.diagnosis.steps import Problem
+from torchdigits.proof.diagnosis.unexplained import main_of, other_cost, unexplained, wrong_outputs
 from torchdigits.proof.diagnosis.updates import check_update
-from torchdigits.proof.reference import Array
 
 _FREE = (SIZES, (4, 3), (9, 6, 5, 2))  # layers that a candidate is asked for, if it can have any
 
@@ -77,15 +74,15 @@ def check(
     if judged.wrong_names - {"outputs", "cost"} and (steady or not isinstance(form, FunctionForm)):
         found, mean = _diagnose(form, observed, judged, raised)
         if not found and not faults:
-            found = [_unknown(observed, judged, raised)]
+            found = [unexplained(observed, judged, raised)]
         steady = steady and all(fault.mistake != "unknown" for fault in found)
         faults += found
     if "outputs" in judged.wrong_names and all(fault.equation != "forward" for fault in faults):
-        faults.append(_wrong_outputs(observed))
+        faults.append(wrong_outputs(observed))
     elif judged.wrong_names == {"cost"}:
-        notes.append(_other_cost(observed))
+        notes.append(other_cost(observed))
     if isinstance(form, UpdateForm):
-        faults += [] if mean or not steady else [_fault("not-divided")]
+        faults += [] if mean or not steady else [fault_of("not-divided")]
     elif isinstance(form, NetworkForm) and steady and raised is None and all(map(fits, observed)):
         faults += _updates(form, observed[0].problem.sizes, mean, certain=not faults)
         if _cancel(faults):
@@ -93,12 +90,12 @@ def check(
             judged, faults = judge(observed), []
             notes.append("Its gradient has the other sign, and its update adds it: together they are right.")
     if judged.eps == EPS["float16"]:
-        faults.append(_fault("float16"))
+        faults.append(fault_of("float16"))
     elif judged.eps > observed[0].eps:
         notes.append("Its numbers are as exact as float32's, not float64's.")
     if not faults and raised is not None:
         raise raised
-    main = _main(observed, judged.wrong) if faults and judged.wrong else None
+    main = main_of(observed, judged.wrong) if faults and judged.wrong else None
     shown = "" if main is None else described(observed[main].problem)
     parts = [] if main is None else judged.parts[main]
     return Diagnosis(name, form.says, faults, judged.largest, len(observed), parts, shown, " ".join(notes), form.file)
@@ -223,17 +220,17 @@ def _stateful(form: Form, problem: Problem) -> Iterator[Fault]:
 
     if form.changed:
         which = " and ".join(sorted(form.changed))
-        yield _fault("in-place", f"it changes {which} in place, which it was given to read")
+        yield fault_of("in-place", f"it changes {which} in place, which it was given to read")
     elif not all_same(second, fresh) and all_same(second, fresh, 2.0):
-        yield _fault("accumulated")
+        yield fault_of("accumulated")
     elif not all_same(second, fresh):
-        yield _fault("unknown", "called twice with the same arguments, it gives different gradients")
+        yield fault_of("unknown", "called twice with the same arguments, it gives different gradients")
     elif not all_same(first, fresh):
         raise CandidateError(
             "the arrays that it returns are written again by its next call; expected new ones for each call"
         )
     if form.reversed:
-        yield _fault("reversed")
+        yield fault_of("reversed")
 
 
 def _updates(form: NetworkForm, sizes: Sequence[int], mean: bool, certain: bool) -> list[Fault]:
@@ -245,17 +242,9 @@ def _updates(form: NetworkForm, sizes: Sequence[int], mean: bool, certain: bool)
             raise
         return []
     return [
-        _fault(name or "unknown", says, line=line_of_method(method), equation="update") for name, says, method in found
+        fault_of(name or "unknown", says, line=line_of_method(method), equation="update")
+        for name, says, method in found
     ]
-
-
-def _main(observed: Sequence[Observed], wrong: Sequence[int]) -> int:
-    """Of the problems that are wrong, the one to show: two layers and several examples, if it shows there."""
-
-    def key(number: int) -> tuple[int, int]:
-        return abs(len(observed[number].problem.weights) - 2), -observed[number].problem.m
-
-    return min(wrong, key=key)
 
 
 def _diagnose(
@@ -268,7 +257,8 @@ def _diagnose(
     if not found and raised is None and form.sizes is None and not all(map(fits, observed)):
         found, mean = _explained(form, [*map(form.observe, _squares(form))], None)
     if "cost" in judged.wrong_names:  # its delta is the same, without that anything is left out
-        found = [_fault("cross-entropy") if (f.mistake, f.layer) == ("no-slope", "output") else f for f in found]
+        same_numbers = ("no-slope", "output")
+        found = [fault_of("cross-entropy") if (f.mistake, f.layer) == same_numbers else f for f in found]
     return found, mean if found else judged.mean
 
 
@@ -282,117 +272,5 @@ def _explained(form: Form, observed: Sequence[Observed], raised: RaisedError | N
         if raised and not number:
             line = line or raised.line
             says = f"With layers of different sizes it raises {raised.says}. With layers of one size"
-        faults.append(_fault(hypothesis.mistake.name, "", hypothesis, line, says))
+        faults.append(fault_of(hypothesis.mistake.name, "", hypothesis, line, says))
     return faults, mean
-
-
-def _fault(
-    name: str,
-    says: str = "",
-    hypothesis: Hypothesis | None = None,
-    line: int | None = None,
-    before: str = "",
-    equation: Equation | None = None,
-) -> Fault:
-    """A mistake of the catalogue, or one that is not in it."""
-    if name == "unknown":
-        return Fault(equation, None, name, f"{_capital(says)}.", line)
-    mistake = BY_NAME[name]
-    said = says or mistake.says
-    text = f"{before} {said}. {mistake.why}" if before else f"{_capital(said)}. {mistake.why}"
-    if hypothesis is None:
-        assert mistake.equation != "slope"
-        return Fault(mistake.equation, None, name, text, line)
-    place = None if mistake.equation == "update" else hypothesis.place
-    return Fault(hypothesis.equation, place, name, text, line)
-
-
-def _capital(text: str) -> str:
-    """With a capital, unless it begins with a formula."""
-    return text[0].upper() + text[1:] if text.split(maxsplit=1)[0].isalpha() else text
-
-
-def _unknown(
-    observed: Sequence[Observed],
-    judged: Judged,
-    raised: RaisedError | None,
-) -> Fault:
-    """What is known of a mistake that is none of the catalogue's.
-
-    Raises:
-        CandidateError: the gradients have shapes that fit nothing.
-    """
-    number = _main(observed, judged.wrong)
-    one, parts = observed[number], judged.parts[number]
-    if raised is not None:
-        raise raised
-    for name, array in one.gradient.items():
-        layer = int(name[6:-1])
-        sizes = one.problem.sizes
-        expected = (sizes[layer], sizes[layer - 1]) if name.startswith("dC/dW") else (sizes[layer],)
-        if array.shape != expected:
-            shape = f"{name} has the shape {array.shape} for layers {described(one.problem)}; expected {expected}"
-            raise CandidateError(shape)
-    by_name = {part.name: part for part in parts}
-    if "outputs" in by_name and not by_name["outputs"].right:
-        return _wrong_outputs(observed)
-    if all(observed[n].problem.m > 1 for n in judged.wrong) and any(o.problem.m == 1 for o in observed):
-        text = "The gradient is right for one example, but not for a mini-batch."
-        return Fault("update", None, "unknown", text)
-    truth = Steps(one.problem, (), judged.mean).gradient
-    ratios = {n: _multiple(one.gradient[n], value) for n, value in truth.items()}
-    factors = {round(ratio, 9) for ratio in ratios.values() if ratio is not None}
-    if len(factors) == 1 and None not in ratios.values():
-        text = f"Every gradient is {factors.pop():.6g} times what it should be: right in direction, not in size."
-        return Fault("cost", None, "unknown", text)
-    for layer in range(len(one.problem.weights), 0, -1):
-        b, w = (by_name[f"dC/d{kind}({layer})"].right for kind in "bW")
-        if b and w:
-            continue
-        last = layer == len(one.problem.weights)
-        equation: Equation = "BP3" if w else "BP4" if b else "BP1" if last else "BP2"
-        said = "nothing is right" if last and not b and not w else f"right up to layer {layer + 1}" if not last else ""
-        names = " and ".join(f"dC/d{kind}({layer})" for kind, right in (("b", b), ("W", w)) if not right)
-        text = f"{names} {'are' if ' and ' in names else 'is'} wrong, by no mistake that is known here"
-        known = [f"dC/d{kind}({layer})" for kind in "bW" if ratios[f"dC/d{kind}({layer})"] is not None]
-        if known:
-            text += "; " + ", ".join(f"{n} is {ratios[n]:.6g} times what it should be" for n in known)
-        place = "output" if last else "first" if layer == 1 else f"layer {layer}"
-        return Fault(equation, place, "unknown", f"{text}{'; ' + said if said else ''}.")
-    raise AssertionError("it is called for a gradient that is wrong")
-
-
-def _wrong_outputs(observed: Sequence[Observed]) -> Fault:
-    """What a forward pass of its own does, beside that in its back-propagation."""
-    seen = [(one.problem, one.forward) for one in observed if one.forward is not None]
-    for hypothesis in hypotheses():
-        if {"a", "z"}.isdisjoint(hypothesis.way):
-            continue
-        changes = [(hypothesis.way, where(hypothesis.place))]
-        steps = [Steps(problem, changes) for problem, _ in seen]
-        if all(equal(s.a(s.layers), outputs, 1e-6) for s, (_, outputs) in zip(steps, seen, strict=True)):
-            says = f"Its gradients are right, but the outputs that it shows are not: {hypothesis.mistake.says}."
-            return Fault("forward", hypothesis.place, hypothesis.mistake.name, says)
-    says = "The outputs that it shows are not a(L) of its weights, by no mistake that is known here."
-    return Fault("forward", None, "unknown", says)
-
-
-def _other_cost(observed: Sequence[Observed]) -> str:
-    """What a cost of its own is, which its gradient, a right one, does not belong to."""
-    seen = [(one.problem, one.cost) for one in observed if one.cost is not None]
-    ratios = [(problem, cost / problem.network().cost(problem.x, problem.y)) for problem, cost in seen]
-    factors: list[tuple[str, Callable[[Problem], float]]] = [
-        ("twice the quadratic cost", lambda problem: 2.0),
-        ("the mean over the outputs", lambda problem: 1 / problem.sizes[-1]),
-        ("twice the mean over the outputs", lambda problem: 2 / problem.sizes[-1]),
-    ]
-    for says, factor in factors:
-        for sums in (False, True):
-            if all(isclose(ratio, factor(p) * (p.m if sums else 1), rel_tol=1e-6) for p, ratio in ratios):
-                return f"The cost that it shows is {says}; its gradient is that of the quadratic cost itself."
-    return "The cost that it shows is not the quadratic cost, whose gradient it has."
-
-
-def _multiple(value: Array, truth: Array) -> float | None:
-    ratio = float(np.vdot(value, truth) / np.vdot(truth, truth))
-    return ratio if equal(value, ratio * truth, 1e-6) else None

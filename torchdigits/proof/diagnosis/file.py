@@ -55,7 +55,7 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
         CandidateError: there is no candidate, or it cannot be called, or gives no gradients, or does not end.
     """
     if not file.is_file():
-        raise OptionError(f"{file}: there is no such file")
+        raise OptionError(f"{file}: {'it is no file' if file.exists() else 'there is no such file'}")
     read, write = os.pipe()
     words = [str(file.absolute()), name or "", examples, str(seconds), str(write)]
     process = subprocess.Popen(

@@ -423,15 +423,12 @@ def network_form(
     raise next((error for error in failures if not isinstance(error, RaisedError)), failures[0])
 
 
-def _network_form(
-    factory: Callable[..., Any],
-    construct: Callable[[Any, list[int]], Any],
-    name: str,
-    file: str,
-    examples: Examples,
-    rightness: Callable[[Observed], float],
-) -> NetworkForm:
-    network = calling(construct, factory, [*SIZES], file=file)
+def _arrays_of(network: Any, name: str) -> tuple[tuple[list[str], list[str]], Any, Any, bool, str]:
+    """The attributes that hold weights and biases, how they lie, whether they are tensors, and their type.
+
+    Raises:
+        CandidateError: there are none, or they are of unexpected shapes.
+    """
     found = []
     for kind, pattern in _NAMES.items():
         attributes = getattr(network, "__dict__", {})
@@ -452,6 +449,21 @@ def _network_form(
     if len(biases) != 2 or biases[0].shape not in kinds:
         said = ", ".join(str(b.shape) for b in biases)
         raise CandidateError(f"{name}({[*SIZES]}): biases of shapes {said}; expected (5, 1), (3, 1) or (5,), (3,)")
+    dtype = str(np.result_type(*weights))
+    dtype = dtype if dtype.startswith("float") else "float64"
+    return (found[0], found[1]), sides[tuple(shapes)], kinds[biases[0].shape], torch, dtype
+
+
+def _network_form(
+    factory: Callable[..., Any],
+    construct: Callable[[Any, list[int]], Any],
+    name: str,
+    file: str,
+    examples: Examples,
+    rightness: Callable[[Observed], float],
+) -> NetworkForm:
+    network = calling(construct, factory, [*SIZES], file=file)
+    names, side, bias, torch, dtype = _arrays_of(network, name)
     update = update_of(network)
     method = next(methods(network, BACKPROP, [2, 3]), update)
     if method is not None and _is_eta(positional(method)[-1]):
@@ -459,9 +471,6 @@ def _network_form(
     if method is None:
         raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")
     form_kind = UpdateForm if method is update else NetworkForm
-    side, bias, names = sides[tuple(shapes)], kinds[biases[0].shape], (found[0], found[1])
-    dtype = str(np.result_type(*weights))
-    dtype = dtype if dtype.startswith("float") else "float64"
     directions = [direction for direction, biases_ in _DIRECTIONS if biases_ == bias]
 
     def forms(per_example: bool) -> list[NetworkForm]:

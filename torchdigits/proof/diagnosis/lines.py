@@ -90,20 +90,23 @@ def line_of(targets: Sequence[Target], file: str, run: Callable[[], Any], tolera
         sys.settrace(before)
     passing = _passing("".join(linecache.getlines(file)))
     for target, found in zip(targets, hits, strict=True):
-        if not target.twin:
-            if found:
-                return found[0].line
-            continue
-        computed = [hit for hit in found if hit.line not in passing]
-        if target.twin == "second":
-            there = [hit for hit in computed if hit.frame is computed[0].frame]
-            arrays = list(dict.fromkeys(hit.line for hit in there if not hit.listed))
-            lines = arrays if len(arrays) > 1 else list(dict.fromkeys(hit.line for hit in there))
-            return lines[1] if len(lines) > 1 else None
-        computed = [hit for hit in computed if not hit.listed or target.twin == "last or list"]
-        lines = [hit.line for hit in computed if not (hit.beside_z and target.innocent)]
-        return lines[-1] if lines else None
+        if found and not target.twin:
+            return found[0].line
+        if target.twin:
+            return _chosen(target, [hit for hit in found if hit.line not in passing])
     return None
+
+
+def _chosen(target: Target, hits: Sequence[_Hit]) -> int | None:
+    """Of the lines that have a value which a right step has too, the one that gives it where it is wrong."""
+    if target.twin == "second":
+        there = [hit for hit in hits if hit.frame is hits[0].frame]
+        arrays = list(dict.fromkeys(hit.line for hit in there if not hit.listed))
+        lines = arrays if len(arrays) > 1 else list(dict.fromkeys(hit.line for hit in there))
+        return lines[1] if len(lines) > 1 else None
+    hits = [hit for hit in hits if not hit.listed or target.twin == "last or list"]
+    lines = [hit.line for hit in hits if not (hit.beside_z and target.innocent)]
+    return lines[-1] if lines else None
 
 
 def _passing(source: str) -> set[int]:

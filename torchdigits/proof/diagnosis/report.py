@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchdigits.proof.diagnosis.mistakes import BY_NAME, SHOULD, WORDS, Equation
+from torchdigits.proof.diagnosis.mistakes import BY_NAME, SHOULD, WORDS, Equation, Hypothesis
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,29 @@ class Diagnosis:
 
     def _line(self, number: int) -> str:
         return linecache.getline(self.source, number).strip()
+
+
+def fault_of(
+    name: str,
+    says: str = "",
+    hypothesis: Hypothesis | None = None,
+    line: int | None = None,
+    before: str = "",
+    equation: Equation | None = None,
+) -> Fault:
+    """A mistake of the catalogue, or one that is not in it."""
+    if name == "unknown":
+        return Fault(equation, None, name, f"{_capital(says)}.", line)
+    mistake = BY_NAME[name]
+    said = says or mistake.says
+    text = f"{before} {said}. {mistake.why}" if before else f"{_capital(said)}. {mistake.why}"
+    if hypothesis is None:
+        assert mistake.equation != "slope"
+        return Fault(mistake.equation, None, name, text, line)
+    place = None if mistake.equation == "update" else hypothesis.place
+    return Fault(hypothesis.equation, place, name, text, line)
+
+
+def _capital(text: str) -> str:
+    """With a capital, unless it begins with a formula."""
+    return text[0].upper() + text[1:] if text.split(maxsplit=1)[0].isalpha() else text

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchdigits.errors import CandidateError
-from torchdigits.proof.diagnosis.candidates import MANY, SIZES, Observed, calling, file_of
+from torchdigits.proof.diagnosis.candidates import MANY, SIZES, Observed, RaisedError, calling, file_of
 from torchdigits.proof.diagnosis.steps import Problem
 
 
@@ -65,7 +65,7 @@ class ModuleForm:
 
         def both() -> tuple[Tensor, Tensor]:
             outputs = _outputs(module, x, problem)
-            cost = _own_cost(module, x, y, problem)
+            cost = _own_cost(module, x, y)
             if cost is None:
                 cost = (outputs - y).square().sum() / (2 * len(y))
             cost.backward()  # type: ignore[no-untyped-call]
@@ -86,17 +86,7 @@ class ModuleForm:
 
 
 def _outputs(module: nn.Module, x: Tensor, problem: Problem) -> Tensor:
-    images = [x] + ([x.reshape(-1, 1, 28, 28)] if x.shape[1] == 784 else [])
-    error: Exception | None = None
-    for given in images:
-        try:
-            outputs = module(given)
-            break
-        except (RuntimeError, ValueError, TypeError) as failed:
-            error = error or failed
-    else:
-        assert error is not None
-        raise error
+    outputs = _first_that_works(module, [(x,), *([(x.reshape(-1, 1, 28, 28),)] if x.shape[1] == 784 else [])])
     expected = (problem.m, problem.sizes[-1])
     if not isinstance(outputs, Tensor) or outputs.shape != expected:
         got = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
@@ -104,27 +94,30 @@ def _outputs(module: nn.Module, x: Tensor, problem: Problem) -> Tensor:
     return outputs
 
 
-def _own_cost(module: nn.Module, x: Tensor, y: Tensor, problem: Problem) -> Tensor | None:
+def _own_cost(module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     step = getattr(module, "training_step", None)
     if step is None:
         return None
     images = x.reshape(-1, 1, 28, 28) if x.shape[1] == 784 else x
-    attempts = [(x, y.argmax(1)), (images, y.argmax(1)), (x, y)]
-    error: Exception | None = None
-    for batch in attempts:
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # Lightning says that there is no Trainer
-                found = step(batch, 0)
-            break
-        except (RuntimeError, ValueError, TypeError) as failed:
-            error = error or failed
-    else:
-        assert error is not None
-        raise error
+    batches = [(x, y.argmax(1)), (images, y.argmax(1)), (x, y)]
+    with contextlib.redirect_stderr(io.StringIO()):  # Lightning says that there is no Trainer
+        found = _first_that_works(step, [(batch, 0) for batch in batches])
     found = found["loss"] if isinstance(found, dict) else found
     if not isinstance(found, Tensor):
         raise CandidateError(f"training_step returned a {type(found).__name__}; expected the cost, as a tensor")
     return found
+
+
+def _first_that_works(function: Callable[..., Any], attempts: list[tuple[Any, ...]]) -> Any:
+    """What it returns for the first arguments that it takes; if it takes none, what it raised for the first."""
+    first: Exception | None = None
+    for arguments in attempts:
+        try:
+            return function(*arguments)
+        except (RuntimeError, ValueError, TypeError) as failed:
+            first = first or failed
+    assert first is not None
+    raise first
 
 
 def parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -156,7 +149,7 @@ def module_form(factory: Callable[..., Any], rightness: Callable[[Observed], flo
     file = file_of(factory)
     name = getattr(factory, "__name__", "the module")
     ways: list[Callable[[list[int]], nn.Module]] = [lambda s: factory(s), lambda s: factory(*s), lambda s: factory()]
-    first: CandidateError | None = None
+    failures: list[CandidateError] = []
     for number, construct in enumerate(ways):
         try:
             form = _made(factory, construct, fixed=number == 2, name=name, file=file)
@@ -164,10 +157,9 @@ def module_form(factory: Callable[..., Any], rightness: Callable[[Observed], flo
                 form.observe(Problem.random(SIZES, MANY, dtype=form.dtype))
             break
         except CandidateError as error:
-            first = first or error
-    else:
-        assert first is not None
-        raise first
+            failures.append(error)
+    else:  # what is said of a module that was made counts for more than that none could be made
+        raise next((error for error in failures if not isinstance(error, RaisedError)), failures[0])
     sizes = form.sizes or SIZES
     problem = Problem.random(sizes, MANY, scale=_scale(sizes), dtype=form.dtype)
     if problem.sizes[0] == problem.sizes[-1] and len(problem.sizes) == 2:
