@@ -63,7 +63,7 @@ def unexplained(
             continue
         last = layer == len(one.problem.weights)
         equation: Equation = "BP3" if w else "BP4" if b else "BP1" if last else "BP2"
-        said = "nothing is right" if last and not b and not w else f"right up to layer {layer + 1}" if not last else ""
+        said = "" if last else f"right up to layer {layer + 1}"
         names = " and ".join(f"dC/d{kind}({layer})" for kind, right in (("b", b), ("W", w)) if not right)
         text = f"{names} {'are' if ' and ' in names else 'is'} wrong, by no mistake that is known here"
         known = [f"dC/d{kind}({layer})" for kind in "bW" if ratios[f"dC/d{kind}({layer})"] is not None]
