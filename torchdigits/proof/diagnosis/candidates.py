@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,20 @@ from torchdigits.proof.reference import Array
 Examples = Literal["auto", "one", "mini-batch"]
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # spacing at 1
 SIZES, MANY = (7, 5, 3), 8  # so that nothing that is transposed or of another layer fits by chance
+# Layers to ask for, by their number; the last are of one size.
+SHAPES = {1: ((4, 3), (5, 5)), 2: ((7, 5, 3), (6, 9, 4), (5, 5, 5)), 3: ((9, 6, 5, 2), (5, 5, 5, 5))}
+# How examples lie, and how biases do: the likeliest first.
+DIRECTIONS: tuple[tuple[Any, Any], ...] = (
+    ("columns", "column"),
+    ("rows", "flat"),
+    ("rows", "row"),
+    ("flat", "flat"),
+    ("columns", "flat"),
+    ("rows", "column"),
+    ("flat", "column"),
+    ("flat", "row"),
+    ("columns", "row"),
+)
 
 
 class RaisedError(CandidateError):
@@ -292,3 +306,35 @@ def together(problem: Problem, single: list[Observed]) -> Observed:
     return Observed(
         problem, gradient, max(one.eps for one in single), np.concatenate(forward, axis=1) if forward else None
     )
+
+
+def all_same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        one, other = [*one.values()], [*other.values()]
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(all_same, one, other))
+    return one.shape == other.shape and bool((one == other).all())
+
+
+F = TypeVar("F", bound=Form)
+
+
+def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict: bool) -> F | None:
+    """Of the forms in which a candidate gives a gradient, that which is most right; of equals the first.
+
+    Args:
+        forms: ways of calling it, the likeliest first.
+        rightness: of a gradient.
+        strict: whether its arrays must have the shapes of their parameters.
+    """
+    best, most = None, (False, -1.0)
+    for form in forms:
+        try:
+            m = 1 if form.per_example else MANY
+            observed = form.observe(Problem.random(SHAPES[form.depth or 2][0], m, dtype=form.dtype))
+        except CandidateError:
+            continue  # not in this form
+        key = (fits(observed), rightness(observed))
+        if key > most and (key[0] or not strict):
+            best, most = form, key
+    return best

@@ -18,6 +18,7 @@ from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis.candidates import (
     EPS,
     MANY,
+    SHAPES,
     SIZES,
     Examples,
     Form,
@@ -31,9 +32,10 @@ from torchdigits.proof.diagnosis.candidates import (
     positional,
 )
 from torchdigits.proof.diagnosis.comparing import Judged, judge, rightness
-from torchdigits.proof.diagnosis.forms import SHAPES, FunctionForm, NetworkForm, UpdateForm, function_form, network_form
+from torchdigits.proof.diagnosis.functions import FunctionForm, function_form
 from torchdigits.proof.diagnosis.lines import same
 from torchdigits.proof.diagnosis.mistakes import BY_NAME
+from torchdigits.proof.diagnosis.networks import NetworkForm, UpdateForm, network_form
 from torchdigits.proof.diagnosis.report import Diagnosis, Fault, fault_of
 from torchdigits.proof.diagnosis.search import explain, line_of_mistake
 from torchdigits.proof.diagnosis.steps import Problem

@@ -25,7 +25,8 @@ from typing import Any
 from torchdigits.errors import CandidateError, OptionError
 from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling
 from torchdigits.proof.diagnosis.check import check
-from torchdigits.proof.diagnosis.forms import BACKPROP, UPDATE, order_of
+from torchdigits.proof.diagnosis.functions import order_of
+from torchdigits.proof.diagnosis.names import BACKPROP, UPDATE
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from torchdigits.proof.diagnosis.candidates import EPS, Form, Observed
-from torchdigits.proof.diagnosis.forms import FunctionForm, NetworkForm
+from torchdigits.proof.diagnosis.functions import FunctionForm
 from torchdigits.proof.diagnosis.lines import Target, line_of, same
 from torchdigits.proof.diagnosis.mistakes import Hypothesis, hypotheses, where
+from torchdigits.proof.diagnosis.networks import NetworkForm
 from torchdigits.proof.diagnosis.steps import Problem, Steps
 from torchdigits.proof.reference import Array
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchdigits.proof.diagnosis.candidates import calling, methods, positional
-from torchdigits.proof.diagnosis.forms import DESCENT, ETA_NAME, NetworkForm, run_update, takes_matrices, update_of
 from torchdigits.proof.diagnosis.mistakes import BY_NAME
+from torchdigits.proof.diagnosis.names import DESCENT, ETA_NAME
+from torchdigits.proof.diagnosis.networks import NetworkForm, run_update, takes_matrices, update_of
 from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
 

@@ -1,215 +1,45 @@
-"""The forms in which candidates are written in NumPy: a function, or a class as the book's."""
+"""Candidates that are classes, as the book's: with weights, biases, and backprop or an update."""
 
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis.candidates import (
-    MANY,
+    DIRECTIONS,
+    SHAPES,
     SIZES,
     Examples,
     Layout,
     Observed,
     RaisedError,
+    all_same,
+    best_form,
     calling,
     file_of,
-    fits,
     leaves,
     methods,
     named,
     positional,
     together,
 )
+from torchdigits.proof.diagnosis.names import (
+    ATTRIBUTES,
+    BACKPROP,
+    BATCH,
+    COST,
+    FORWARD,
+    OUTPUTS,
+    UPDATE,
+    is_eta,
+    meant,
+)
 from torchdigits.proof.diagnosis.steps import Problem
 from torchdigits.proof.reference import Array
-
-BACKPROP = re.compile(r"back_?prop\w*|backward\w*|(compute_|get_|calc\w*_)?grad(ient)?s?", re.IGNORECASE)
-_FORWARD = re.compile(r"feed_?forward|forward|predict_proba|__call__", re.IGNORECASE)
-_COST = re.compile(r"(quadratic_)?(cost|loss)", re.IGNORECASE)
-ETA_NAME = r"eta|alpha|lr|learning_?rate|step_?size|rate"
-UPDATE = re.compile(r"(update|train|step)_?(mini_?)?(batch|step|weights)?|update\w*", re.IGNORECASE)
-_OUTPUTS = r"o|out\w*|a|activations?|y_?hat|y_?pred\w*|pred\w*"
-_BATCH = r"(mini_?)?batch|(mini_?)?batch_?data|data|examples|samples"
-DESCENT = re.compile(r"sgd|(stochastic_)?gradient_descent|train|fit", re.IGNORECASE)
-_NAMES = {"weights": r"w|weights?|ws", "biases": r"b|bias(es)?|bs"}
-SHAPES = {1: ((4, 3), (5, 5)), 2: ((7, 5, 3), (6, 9, 4), (5, 5, 5)), 3: ((9, 6, 5, 2), (5, 5, 5, 5))}
-_PARAMETERS = {
-    "weights": r"w\w*|weights?",
-    "biases": r"b\w*|bias(es)?",
-    "x": r"x\w*|images?|inputs?",
-    "y": r"y\w*|targets?|labels?|t",
-}
-
-
-@dataclass
-class FunctionForm:
-    """A function `(weights, biases, x, y) -> gradients`."""
-
-    function: Callable[..., Any]
-    layout: Layout
-    per_example: bool
-    order: tuple[str, ...]
-    says: str = ""
-    sizes: tuple[int, ...] | None = None
-    depth: int | None = None
-    dtype: str = "float64"
-    changed: set[str] = field(default_factory=set)
-    reversed: bool = False
-
-    def __post_init__(self) -> None:
-        self.file = file_of(self.function)
-
-    def observe(self, problem: Problem) -> Observed:
-        """The gradient of a problem."""
-        if self.per_example and problem.m > 1:
-            return together(problem, [self._call(one)[0] for one in problem.examples()])
-        return self._call(problem)[0]
-
-    def again(self, problem: Problem) -> tuple[Observed, Observed]:
-        """The same twice; the first as it is after a third call, for other images."""
-        first = problem.examples()[0] if self.per_example else problem
-        one, raw = self._call(first)
-        other, _ = self._call(first)
-        self._call(Problem(first.weights, first.biases, 1 - first.x, first.y))
-        kept, _, _ = named(raw, self.layout, first, self._what)
-        return Observed(first, kept, one.eps), other
-
-    @property
-    def _what(self) -> str:
-        return f"{getattr(self.function, '__name__', 'the function')} returned"
-
-    def _call(self, problem: Problem) -> tuple[Observed, Any]:
-        given = self._given(problem)
-        value = calling(self.function, *(given[name] for name in self.order), file=self.file, problem=problem)
-        before = self._given(problem)
-        self.changed |= {name for name, array in given.items() if not _same(array, before[name])}
-        gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
-        return Observed(problem, gradient, eps), value
-
-    def _given(self, problem: Problem) -> dict[str, Any]:
-        """The arrays by all names that an argument may have: `weights`, `W1`, and `params` for a dictionary of them."""
-        given = dict(zip(_PARAMETERS, self.layout.given(problem, self.dtype), strict=True))
-        params = {f"W{layer}": w for layer, w in enumerate(given["weights"], 1)}
-        params |= {f"b{layer}": b for layer, b in enumerate(given["biases"], 1)}
-        return given | params | {"params": params, "pairs": [*zip(given["weights"], given["biases"], strict=True)]}
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        one, other = [*one.values()], [*other.values()]
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one.shape == other.shape and bool((one == other).all())
-
-
-F = TypeVar("F", "FunctionForm", "NetworkForm")
-_DIRECTIONS: tuple[tuple[Any, Any], ...] = (
-    ("columns", "column"),
-    ("rows", "flat"),
-    ("rows", "row"),
-    ("flat", "flat"),
-    ("columns", "flat"),
-    ("rows", "column"),
-    ("flat", "column"),
-    ("flat", "row"),
-    ("columns", "row"),
-)
-
-
-def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict: bool) -> F | None:
-    """Of the forms in which a candidate gives a gradient, that which is most right; of equals the first.
-
-    Args:
-        forms: ways of calling it, the likeliest first.
-        rightness: of a gradient.
-        strict: whether its arrays must have the shapes of their parameters.
-    """
-    best, most = None, (False, -1.0)
-    for form in forms:
-        try:
-            m = 1 if form.per_example else MANY
-            observed = form.observe(Problem.random(SHAPES[form.depth or 2][0], m, dtype=form.dtype))
-        except CandidateError:
-            continue  # not in this form
-        key = (fits(observed), rightness(observed))
-        if key > most and (key[0] or not strict):
-            best, most = form, key
-    return best
-
-
-def function_form(
-    function: Callable[..., Any], examples: Examples, rightness: Callable[[Observed], float]
-) -> FunctionForm:
-    """Find out how a function wants its arrays.
-
-    Raises:
-        CandidateError: it takes other arguments.
-    """
-    order, depth = order_of(function)
-    layouts = [
-        Layout(weights, biases, direction, torch)
-        for torch in ((False, True) if _uses_torch(function) else (False,))
-        for (direction, biases), weights in product(_DIRECTIONS, ("out, in", "in, out"))
-    ]
-    orders = [order, *([tuple("pairs" if name == "params" else name for name in order)] if "params" in order else [])]
-
-    def forms(per_example: bool) -> list[FunctionForm]:
-        ways = product(orders, [one for one in layouts if per_example or one.examples != "flat"])
-        return [FunctionForm(function, layout, per_example, names, depth=depth) for names, layout in ways]
-
-    batches, single = forms(False), forms(True)
-    form = None
-    if examples != "one":
-        form = best_form(batches, rightness, strict=examples == "auto")
-    if form is None and examples != "mini-batch":
-        form = best_form(single, rightness, strict=False)
-    form = form or (single if examples == "one" else batches)[0]  # it may work on layers of one size
-    of, examples_in = "an example" if form.per_example else "a mini-batch", form.layout.examples
-    form.says = f"a function of {of}, weights ({form.layout.weights}), "
-    form.says += "x (inputs,)" if examples_in == "flat" else f"examples in {examples_in}"
-    return form
-
-
-def order_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], int | None]:
-    """What a function's arguments are, in order, by the names of `FunctionForm`; and for how many layers, if it says.
-
-    Raises:
-        CandidateError: they are something else.
-    """
-    names = positional(function)
-    numbered = [re.fullmatch(r"(w|b)(?:eights?|ias)?_?(\d)", name, re.IGNORECASE) for name in names]
-    layers = len([match for match in numbered if match]) // 2
-    known = [
-        f"{'W' if match[1] in 'wW' else 'b'}{match[2]}" if match else _meant(n)
-        for n, match in zip(names, numbered, strict=True)
-    ]
-    expected = {f"{kind}{layer}" for kind in "Wb" for layer in range(1, layers + 1)} | {"x", "y"}
-    if layers in SHAPES and {*known} == expected and len(known) == len(expected):
-        return tuple(known), layers
-    if sorted(known) == ["params", "x", "y"]:
-        return tuple(known), None
-    if len(names) != 4 or layers:
-        said = f"{getattr(function, '__name__', 'function')}({', '.join(names)})"
-        raise CandidateError(f"{said}: a function is expected to take weights, biases, x and y")
-    return (tuple(known) if {*known} == {*_PARAMETERS} else tuple(_PARAMETERS)), None
-
-
-def _meant(name: str) -> str:
-    """What an argument of this name is."""
-    kinds = {"params": r"param\w*|theta|model|network"} | _PARAMETERS
-    return next((kind for kind, pattern in kinds.items() if re.fullmatch(pattern, name, re.IGNORECASE)), "")
-
-
-def _uses_torch(function: Callable[..., Any]) -> bool:
-    known = getattr(function, "__globals__", {}).values()
-    return "torch" in sys.modules and any(value is sys.modules["torch"] for value in known)
 
 
 @dataclass
@@ -280,25 +110,25 @@ class NetworkForm:
     def _call(self, network: Any, problem: Problem) -> tuple[Observed, Any]:
         _, _, x, y = self.layout.given(problem, self.dtype)
         forward = cost = None
-        for method in methods(network, _FORWARD, [1]):
+        for method in methods(network, FORWARD, [1]):
             value = calling(method, deepcopy(x), file=self.file, problem=problem)
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size == problem.y.size:
                 forward = value.astype(np.float64).reshape(-1, problem.m)
                 if self.layout.examples == "rows":
                     forward = value.astype(np.float64).reshape(problem.m, -1).T
                 break
-        for method in methods(network, _COST, [2]):
-            if [*map(_meant, positional(method))] != ["x", "y"]:
+        for method in methods(network, COST, [2]):
+            if [*map(meant, positional(method))] != ["x", "y"]:
                 continue  # of activations, or of something else
             value = calling(method, deepcopy(x), deepcopy(y), file=self.file, problem=problem)
             if np.isscalar(value) or getattr(value, "shape", None) == ():
                 cost = float(value)
         value = calling(self._backprop, network, x, y, file=self.file, problem=problem)
         _, _, same_x, same_y = self.layout.given(problem, self.dtype)
-        self.changed |= {name for name, (a, b) in {"x": (x, same_x), "y": (y, same_y)}.items() if not _same(a, b)}
+        self.changed |= {name for name, (a, b) in {"x": (x, same_x), "y": (y, same_y)}.items() if not all_same(a, b)}
         now, before = self.parameters(network), (problem.weights, problem.biases)
         kinds = ("weights", "biases")
-        self.changed |= {kind for kind, a, b in zip(kinds, now, before, strict=True) if not _same(a, b)}
+        self.changed |= {kind for kind, a, b in zip(kinds, now, before, strict=True) if not all_same(a, b)}
         gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
         return Observed(problem, gradient, eps, forward, cost), value
 
@@ -308,8 +138,8 @@ class NetworkForm:
             return method(x, y)
         # backprop(activations, zs, delta), after a forward pass and a function of the outputs' error
         names = positional(method)
-        if [*map(_meant, names[:2])] == ["x", "y"] and re.fullmatch(_OUTPUTS, names[2], re.IGNORECASE):
-            return method(x, y, next(methods(network, _FORWARD, [1]))(x))
+        if [*map(meant, names[:2])] == ["x", "y"] and re.fullmatch(OUTPUTS, names[2], re.IGNORECASE):
+            return method(x, y, next(methods(network, FORWARD, [1]))(x))
         forward = next(methods(network, re.compile(r"forward_?(prop|pass)\w*"), [1]), None)
         error = next(methods(network, re.compile(r"(cost|output)_?(deviation|derivative|delta|error)"), [3]), None)
         if forward is None or error is None:
@@ -327,7 +157,7 @@ class UpdateForm(NetworkForm):
     """A class that shows its gradient only in what an update of a mini-batch subtracts."""
 
     def _call(self, network: Any, problem: Problem) -> tuple[Observed, Any]:
-        for method in methods(network, _FORWARD, [1]):  # which keeps what the update needs
+        for method in methods(network, FORWARD, [1]):  # which keeps what the update needs
             calling(method, self.layout.given(problem, self.dtype)[2], file=self.file, problem=problem)
         eta = 2.0**20  # so that the rounding of the weights, which a difference of them has, is small beside the step
         before = self.parameters(network)
@@ -363,7 +193,7 @@ def run_update(form: NetworkForm, network: Any, method: Callable[..., Any], prob
         others = {"lmbda": 0.0, "n": 50, "m": problem.m, "mini_batch_size": problem.m}
         arguments = [pairs]
         for name in names[1:]:
-            if name not in others and not _is_eta(name):
+            if name not in others and not is_eta(name):
                 raise CandidateError(f"{method.__name__}({', '.join(names)}): `{name}` is unknown; expected eta")
             arguments.append(others.get(name, eta))
     calling(method, *arguments, file=form.file, problem=problem)
@@ -373,19 +203,15 @@ def update_of(network: Any) -> Callable[..., Any] | None:
     """A class's update of a mini-batch: of a list of examples and eta, as the book's, or of x, y and eta."""
     for method in methods(network, UPDATE, [2, 3, 4]):
         names = positional(method)
-        matrices = [*map(_meant, names[:2])] == ["x", "y"] and len(names) == 3 and _is_eta(names[2])
-        if matrices or (re.fullmatch(_BATCH, names[0], re.IGNORECASE) and any(map(_is_eta, names[1:]))):
+        matrices = [*map(meant, names[:2])] == ["x", "y"] and len(names) == 3 and is_eta(names[2])
+        if matrices or (re.fullmatch(BATCH, names[0], re.IGNORECASE) and any(map(is_eta, names[1:]))):
             return method
     return None
 
 
 def takes_matrices(update: Callable[..., Any]) -> bool:
     """Whether an update takes x, y and eta, and not a list of examples."""
-    return _meant(positional(update)[0]) == "x"
-
-
-def _is_eta(name: str) -> bool:
-    return re.fullmatch(ETA_NAME, name, re.IGNORECASE) is not None
+    return meant(positional(update)[0]) == "x"
 
 
 def _held(network: Any, names: list[str]) -> list[Array]:
@@ -395,7 +221,7 @@ def _held(network: Any, names: list[str]) -> list[Array]:
 def _rates(factory: Callable[..., Any], given: int) -> list[float]:
     """A learning rate, if a class wants one after so many arguments."""
     others = positional(factory)[given:]
-    return [0.5] if len(others) == 1 and _is_eta(others[0]) else []
+    return [0.5] if len(others) == 1 and is_eta(others[0]) else []
 
 
 CONSTRUCTIONS: tuple[Callable[[Any, list[int]], Any], ...] = (
@@ -430,7 +256,7 @@ def _arrays_of(network: Any, name: str) -> tuple[tuple[list[str], list[str]], An
         CandidateError: there are none, or they are of unexpected shapes.
     """
     found = []
-    for kind, pattern in _NAMES.items():
+    for kind, pattern in ATTRIBUTES.items():
         attributes = getattr(network, "__dict__", {})
         held = [n for n in attributes if re.fullmatch(pattern, n, re.IGNORECASE)][:1]
         held = held or sorted(n for n in attributes if re.fullmatch(rf"({pattern})_?[1-9]", n, re.IGNORECASE))
@@ -466,12 +292,12 @@ def _network_form(
     names, side, bias, torch, dtype = _arrays_of(network, name)
     update = update_of(network)
     method = next(methods(network, BACKPROP, [2, 3]), update)
-    if method is not None and _is_eta(positional(method)[-1]):
+    if method is not None and is_eta(positional(method)[-1]):
         update = method  # backward(x, y, eta), which updates
     if method is None:
         raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")
     form_kind = UpdateForm if method is update else NetworkForm
-    directions = [direction for direction, biases_ in _DIRECTIONS if biases_ == bias]
+    directions = [direction for direction, biases_ in DIRECTIONS if biases_ == bias]
 
     def forms(per_example: bool) -> list[NetworkForm]:
         return [
