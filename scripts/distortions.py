@@ -61,91 +61,91 @@ def inverted(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
 
 
 def shifted(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    return Image.fromarray(_placed(digit, 112, chance))
+    return Image.fromarray(placed(digit, 112, chance))
 
 
 def scaled(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    return Image.fromarray(_enlarged(digit, chance.uniform(4, 20)))
+    return Image.fromarray(enlarged(digit, chance.uniform(4, 20)))
 
 
 def transparent(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    ink = Image.fromarray(_enlarged(digit, 4))
+    ink = Image.fromarray(enlarged(digit, 4))
     return Image.merge("LA", (Image.new("L", ink.size), ink))
 
 
 def on_gradient(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    ink = _enlarged(digit, 8)
-    return _picture(_drawn(ink, 30, _light(len(ink), 110, 250, chance)))
+    ink = enlarged(digit, 8)
+    return picture_of(drawn(ink, 30, gradient(len(ink), 110, 250, chance)))
 
 
 def on_grey(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    return _picture(_drawn(_enlarged(digit, 8), 100, 170))
+    return picture_of(drawn(enlarged(digit, 8), 100, 170))
 
 
 def on_texture(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    ink = _enlarged(digit, 8)
-    grain = _grain(ink.shape, 1.5, 12, chance) + _grain(ink.shape, 8, 8, chance)
-    return _picture(_drawn(ink, 50, 205 + grain))
+    ink = enlarged(digit, 8)
+    texture = grain(ink.shape, 1.5, 12, chance) + grain(ink.shape, 8, 8, chance)
+    return picture_of(drawn(ink, 50, 205 + texture))
 
 
 def noisy(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    drawn = _drawn(_enlarged(digit, 4), 40, 220)
-    return _picture(drawn + chance.normal(0, 25, drawn.shape))
+    shown = drawn(enlarged(digit, 4), 40, 220)
+    return picture_of(shown + chance.normal(0, 25, shown.shape))
 
 
 def noisy_at_28(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    return _picture(_drawn(digit, 40, 220) + chance.normal(0, 25, digit.shape))
+    return picture_of(drawn(digit, 40, 220) + chance.normal(0, 25, digit.shape))
 
 
 def jpeg(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    return _compressed(_picture(_drawn(_enlarged(digit, 4), 30, 240)), 15)
+    return compressed(picture_of(drawn(enlarged(digit, 4), 30, 240)), 15)
 
 
 def hairline(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    return _picture(_drawn(_traced(digit, 0.25), 0, 255))
+    return picture_of(drawn(traced(digit, 0.25), 0, 255))
 
 
 def thin(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    return _picture(_drawn(_traced(digit, 1), 0, 255))
+    return picture_of(drawn(traced(digit, 1), 0, 255))
 
 
 def thick(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
-    return _picture(_drawn(_traced(digit, 5.5), 0, 255))
+    return picture_of(drawn(traced(digit, 5.5), 0, 255))
 
 
 def rotated(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    return Image.fromarray(_enlarged(digit, 8)).rotate(chance.uniform(-10, 10), Image.Resampling.BICUBIC)
+    return Image.fromarray(enlarged(digit, 8)).rotate(chance.uniform(-10, 10), Image.Resampling.BICUBIC)
 
 
 def cropped(digit: np.ndarray, _: np.random.Generator) -> Image.Image:
     rows, columns = (np.flatnonzero(digit.any(axis)) for axis in (1, 0))
-    return Image.fromarray(255 - _enlarged(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 6))
+    return Image.fromarray(255 - enlarged(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 6))
 
 
 def on_a_table(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
     paper = np.full((400, 400), 60.0)
     paper[30:370, 40:] = 210
     ink = np.zeros((400, 400), np.uint8)
-    ink[30:370, 40:380] = _placed(_enlarged(digit, 6), 340, chance)
-    drawn = ndimage.gaussian_filter(_drawn(ink, 40, paper), 1)
-    return _picture(drawn + chance.normal(0, 5, drawn.shape))
+    ink[30:370, 40:380] = placed(enlarged(digit, 6), 340, chance)
+    shown = ndimage.gaussian_filter(drawn(ink, 40, paper), 1)
+    return picture_of(shown + chance.normal(0, 5, shown.shape))
 
 
 def shaded(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    shadow = _light(400, 0, 1, chance) > chance.uniform(0.3, 0.7)
+    shadow = gradient(400, 0, 1, chance) > chance.uniform(0.3, 0.7)
     light = 215 * (1 - 0.3 * ndimage.gaussian_filter(shadow.astype(float), 4))
-    ink = _placed(_enlarged(digit, 8), 400, chance)
-    drawn = ndimage.gaussian_filter(light * _drawn(ink, 0.2, 1), 1)
-    return _picture(drawn + chance.normal(0, 5, drawn.shape))
+    ink = placed(enlarged(digit, 8), 400, chance)
+    shown = ndimage.gaussian_filter(light * drawn(ink, 0.2, 1), 1)
+    return picture_of(shown + chance.normal(0, 5, shown.shape))
 
 
 def photographed(digit: np.ndarray, chance: np.random.Generator) -> Image.Image:
-    held = Image.fromarray(_enlarged(digit, chance.uniform(5, 10)))
+    held = Image.fromarray(enlarged(digit, chance.uniform(5, 10)))
     held = held.rotate(chance.uniform(-5, 5), Image.Resampling.BICUBIC)
-    ink = _placed(np.asarray(held), 400, chance)
-    paper = _light(400, 120, 215, chance) + _grain(ink.shape, 1.2, 6, chance)
-    drawn = ndimage.gaussian_filter(_drawn(ink, 45, paper), 1)
-    return _compressed(_picture(drawn + chance.normal(0, 5, drawn.shape)), 70)
+    ink = placed(np.asarray(held), 400, chance)
+    paper = gradient(400, 120, 215, chance) + grain(ink.shape, 1.2, 6, chance)
+    shown = ndimage.gaussian_filter(drawn(ink, 45, paper), 1)
+    return compressed(picture_of(shown + chance.normal(0, 5, shown.shape)), 70)
 
 
 # What each may cost is what the project set out to reach.
@@ -231,12 +231,12 @@ def _prepared(picture: Image.Image) -> np.ndarray | None:
         return None
 
 
-def _enlarged(digit: np.ndarray, factor: float) -> np.ndarray:
+def enlarged(digit: np.ndarray, factor: float) -> np.ndarray:
     height, width = (round(factor * side) for side in digit.shape)
     return np.asarray(Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _placed(ink: np.ndarray, size: int, chance: np.random.Generator) -> np.ndarray:
+def placed(ink: np.ndarray, size: int, chance: np.random.Generator) -> np.ndarray:
     """Put ink at a random place on a square canvas."""
     canvas = np.zeros((size, size), np.uint8)
     top, left = (int(chance.integers(0, size - side + 1)) for side in ink.shape)
@@ -244,20 +244,20 @@ def _placed(ink: np.ndarray, size: int, chance: np.random.Generator) -> np.ndarr
     return canvas
 
 
-def _traced(digit: np.ndarray, pen: float) -> np.ndarray:
+def traced(digit: np.ndarray, pen: float) -> np.ndarray:
     """Draw the digit again along its skeleton, 8 times as large, with a pen as wide as so many of its own pixels."""
     from skimage.morphology import skeletonize
 
-    skeleton = skeletonize(np.pad(_enlarged(digit, 8), 24) > 127)  # type: ignore[no-untyped-call]
+    skeleton = skeletonize(np.pad(enlarged(digit, 8), 24) > 127)  # type: ignore[no-untyped-call]
     distance = ndimage.distance_transform_edt(~skeleton)
     return np.asarray(255 * np.clip(4 * pen - distance + 0.5, 0, 1))
 
 
-def _drawn(ink: np.ndarray, colour: float, paper: np.ndarray | float) -> np.ndarray:
+def drawn(ink: np.ndarray, colour: float, paper: np.ndarray | float) -> np.ndarray:
     return np.asarray(paper + (colour - paper) * (ink / 255))
 
 
-def _light(size: int, darkest: float, lightest: float, chance: np.random.Generator) -> np.ndarray:
+def gradient(size: int, darkest: float, lightest: float, chance: np.random.Generator) -> np.ndarray:
     """A linear gradient in some direction."""
     angle = chance.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:size, :size]
@@ -265,16 +265,16 @@ def _light(size: int, darkest: float, lightest: float, chance: np.random.Generat
     return np.asarray(darkest + (lightest - darkest) * (along - along.min()) / np.ptp(along))
 
 
-def _grain(shape: tuple[int, ...], size: float, deviation: float, chance: np.random.Generator) -> np.ndarray:
+def grain(shape: tuple[int, ...], size: float, deviation: float, chance: np.random.Generator) -> np.ndarray:
     grain = ndimage.gaussian_filter(chance.normal(size=shape), size)
     return np.asarray(deviation * grain / grain.std())
 
 
-def _picture(grey: np.ndarray) -> Image.Image:
+def picture_of(grey: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
 
 
-def _compressed(picture: Image.Image, quality: int) -> Image.Image:
+def compressed(picture: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return Image.open(file)

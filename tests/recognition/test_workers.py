@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchdigits.commands.predict import _prepared
+from torchdigits.commands.predict import _looked_at
 from torchdigits.errors import ImageError
 from torchdigits.recognition.workers import Workers
 
@@ -29,11 +29,11 @@ def picture() -> io.BytesIO:
 def test_a_worker_that_ended_meanwhile_is_replaced() -> None:
     """As the system ends one, if memory gets short."""
     with Workers() as workers:
-        expected = workers.steps(picture(), last=True)
+        expected = workers.work(picture(), "look")
         [worker] = workers._all
         os.kill(worker._process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
-        found = workers.steps(picture(), last=True)
+        found = workers.work(picture(), "look")
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], pixels) for name, pixels in expected.items())
 
@@ -42,18 +42,18 @@ def test_a_picture_gets_no_answer_of_the_one_before(monkeypatch: pytest.MonkeyPa
     """Whatever came between its question and its answer."""
     with Workers() as workers:
         [worker] = workers._all
-        expected = workers.steps(picture(), last=True)["28x28"]
+        expected = workers.work(picture(), "look")["pixels"]
         for interruption in (KeyboardInterrupt, TimeoutError("of an alarm"), ZeroDivisionError):
             with monkeypatch.context() as patch:
                 patch.setattr("torchdigits.recognition.workers.json.loads", interrupted_by(interruption))
                 with pytest.raises((KeyboardInterrupt, ImageError, ZeroDivisionError)):
-                    workers.steps(io.BytesIO(b"no picture"))
-            assert np.array_equal(workers.steps(picture(), last=True)["28x28"], expected)
+                    workers.work(io.BytesIO(b"no picture"), "look")
+            assert np.array_equal(workers.work(picture(), "look")["pixels"], expected)
         process = worker._process
         with pytest.raises(ImageError, match=r"^cannot read the picture: it is open as text$"):
-            workers.steps(io.StringIO("P2"))  # type: ignore[arg-type]
+            workers.work(io.StringIO("P2"), "look")  # type: ignore[arg-type]
         assert worker._process is process
-        assert np.array_equal(workers.steps(picture(), last=True)["28x28"], expected)
+        assert np.array_equal(workers.work(picture(), "look")["pixels"], expected)
 
 
 def interrupted_by(error: Any) -> Callable[[bytes], object]:
@@ -65,12 +65,12 @@ def interrupted_by(error: Any) -> Callable[[bytes], object]:
 
 def test_a_mistake_of_ours_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import torchdigits.recognition.preparation as steps\nsteps.preparation_here = lambda content: 1 / 0\n"
+        "import torchdigits.recognition.preparation as steps\nsteps.TASKS['look'] = lambda content: 1 / 0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
     with Workers() as workers, pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
-        workers.steps(picture())
+        workers.work(picture(), "look")
 
 
 def test_workers_end_when_they_are_closed_or_their_parent_ends() -> None:
@@ -104,10 +104,10 @@ def test_ctrl_c_is_not_for_workers() -> None:
 def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(bytes(1000))
-    with _prepared(sorted(tmp_path.iterdir()), every_step=False) as prepared:
+    with _looked_at(sorted(tmp_path.iterdir()), steps=False) as prepared:
         for number, error in enumerate(prepared):
             assert isinstance(error, ImageError)
             assert str(error).startswith(f"{tmp_path / f'{number}.png'}: ")
             assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
     with pytest.raises(ImageError, match="cannot read"), Workers() as workers:
-        workers.steps(tmp_path / "none.png")
+        workers.work(tmp_path / "none.png", "look")

@@ -37,6 +37,7 @@ from torchdigits.errors import CheckpointError, SlowImageError
 from torchdigits.files.networks import save_network
 from torchdigits.proof.gradients import reference_of
 from torchdigits.proof.reference import columns
+from torchdigits.recognition.preparation import look
 from torchdigits.recognition.workers import Workers, shared
 from torchdigits.web import app as web
 from torchdigits.web import middleware, protocol
@@ -82,7 +83,12 @@ def test_api_answers_what_the_recognizer_answers(client: httpx.Client, digits: D
         content = encoded(pixels, form)
         found = recognizer.recognize(io.BytesIO(content))
         expected = {"digit": found.digit, "runner_up": found.runner_up, "activations": found.activations}
-        expected |= {"hidden": found.hidden, "pixels": found.pixels.reshape(28, 28).tolist()}
+        expected |= {
+            "doubt": found.doubt,
+            "sure": found.sure,
+            "hidden": found.hidden,
+            "pixels": found.pixels.reshape(28, 28).tolist(),
+        }
         for answer in (
             client.post("/recognize", files={"picture": ("a picture", content, media_type)}),
             client.post("/recognize", content=content, headers={"Content-Type": media_type}),
@@ -90,6 +96,25 @@ def test_api_answers_what_the_recognizer_answers(client: httpx.Client, digits: D
         ):
             assert answer.status_code == 200
             assert answer.json() == expected
+
+
+def test_api_reads_what_the_recognizer_reads(client: httpx.Client, mnist: DigitSplits) -> None:
+    row = 255 - np.hstack([*mnist.test.images[:4].view(-1, 28, 28).numpy()])
+    lines = [Image.fromarray(row).resize((448, 112)), Image.fromarray(row[:, :28]).resize((112, 112))]
+    picture = Image.new("L", (448, 224), 255)
+    for number, line in enumerate(lines):
+        picture.paste(line, (0, 112 * number))
+    for shown, text in ((picture, "7210\n7"), (lines[1], "7")):
+        shown.save(file := io.BytesIO(), "PNG")
+        page = Recognizer().read(file.getvalue())
+        answer = client.post("/read", content=file.getvalue(), headers=PNG).json()
+        assert (answer["size"], answer["text"], page.text) == ([*shown.size], text, text)
+        for found, (box, expected) in zip(answer["digits"], page.digits, strict=True):
+            assert found["box"] == [*box]
+            assert (found["digit"], found["sure"], found["doubt"]) == (expected.digit, True, expected.doubt)
+            assert found["pixels"] == expected.pixels.reshape(28, 28).tolist()
+            assert found["hidden"] == [pytest.approx(layer, abs=1e-5) for layer in expected.hidden]
+    assert client.post("/read", content=b"no picture", headers=PNG).status_code == 422
 
 
 @pytest.mark.parametrize("sizes", [[784, 10], [784, 30, 10], [784, 40, 20, 10]])
@@ -142,7 +167,7 @@ def test_shipped_network_is_described_as_on_its_card(client: httpx.Client) -> No
 def test_a_body_over_the_limit_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, content_type: str
 ) -> None:
-    monkeypatch.setattr(Workers, "steps", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(Workers, "work", lambda *_, **__: pytest.fail("it was decoded"))
     start = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="x"\r\n\r\n'
     rest = blank(MAX_BYTES + 1 - len(start))
     body = start + b"".join(rest)
@@ -522,17 +547,17 @@ def test_there_are_fewer_connections_than_files(monkeypatch: pytest.MonkeyPatch)
 def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, at_work, met = Workers.steps, threading.Lock(), threading.Event()
+    work, at_work, met = Workers.work, threading.Lock(), threading.Event()
 
-    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+    def slowly(self: Workers, file: io.BytesIO, task: str) -> object:
         if len(file.getvalue()) > LARGE:
             assert at_work.acquire(blocking=False)
             assert met.wait(30)
             at_work.release()
-        return steps(self, file, last)
+        return work(self, file, task)
 
     large = picture + bytes(LARGE)
-    monkeypatch.setattr(Workers, "steps", slowly)
+    monkeypatch.setattr(Workers, "work", slowly)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(ask, unharmed, large) for _ in range(4)]
         assert wait_for(at_work.locked)
@@ -545,19 +570,19 @@ def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile
 def test_small_pictures_that_take_long_wait_with_the_large_ones(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, small, met = Workers.steps, shared("small", web.SMALL, web.SECONDS), threading.Event()
+    work, small, met = Workers.work, shared("small", web.SMALL, web.SECONDS), threading.Event()
     slow, endless = picture + b"slow", picture + b"endless"
 
-    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+    def slowly(self: Workers, file: io.BytesIO, task: str) -> object:
         if file.getvalue() in (slow, endless):
             if self is small:
                 raise SlowImageError("it would take more than 1 s")
             assert met.wait(30)
         if file.getvalue() == endless:
             raise SlowImageError("it would take more than 6 s")
-        return steps(self, file, last)
+        return work(self, file, task)
 
-    monkeypatch.setattr(Workers, "steps", slowly)
+    monkeypatch.setattr(Workers, "work", slowly)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(ask, unharmed, slow) for _ in range(3)]
         refused = pool.submit(
@@ -575,14 +600,14 @@ def test_small_pictures_that_take_long_wait_with_the_large_ones(
 def test_a_client_does_not_wait_for_all_pictures_of_another(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, wait, one_may_end = Workers.steps, web._wait_for_place, threading.Semaphore(0)
+    work, wait, one_may_end = Workers.work, web._wait_for_place, threading.Semaphore(0)
     waiting: list[object] = []
     begun: list[int] = []
 
-    def slowly(self: Workers, file: io.BytesIO, last: bool = False) -> object:
+    def slowly(self: Workers, file: io.BytesIO, task: str) -> object:
         begun.append(len(file.getvalue()) - len(picture))
         assert one_may_end.acquire(timeout=30)
-        return steps(self, file, last)
+        return work(self, file, task)
 
     async def watched(places: web._Places, request: Any) -> None:
         waiting.append(request)
@@ -593,7 +618,7 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
             url = f"http://127.0.0.1:{unharmed}/recognize"
             return asking.post(url, content=picture + bytes(name), headers=PNG).status_code
 
-    monkeypatch.setattr(Workers, "steps", slowly)
+    monkeypatch.setattr(Workers, "work", slowly)
     monkeypatch.setattr(web, "_wait_for_place", watched)
     # The first client sends five, and two others one or two each: of all who wait, theirs come first.
     asked = [(1, 11), (1, 12), (1, 13), (1, 14), (1, 15), (2, 21), (2, 22), (3, 31)]
@@ -614,14 +639,14 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
 def test_who_leaves_before_its_turn_is_not_waited_for(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    steps, begun, met = Workers.steps, [], threading.Event()
+    work, begun, met = Workers.work, [], threading.Event()
 
     def slowly(self: Workers, *arguments: Any, **options: Any) -> object:
         begun.append(self)
         assert met.wait(30)
-        return steps(self, *arguments, **options)
+        return work(self, *arguments, **options)
 
-    monkeypatch.setattr(Workers, "steps", slowly)
+    monkeypatch.setattr(Workers, "work", slowly)
     monkeypatch.setattr(GuardedProtocol, "request_timeout", 60.0)
     with ThreadPoolExecutor(web.SMALL) as pool:
         answers = [pool.submit(ask, unharmed, picture) for _ in range(web.SMALL)]
@@ -677,11 +702,12 @@ def test_a_body_of_any_length_and_in_any_parts_gets_its_status(
     told = size if same else told
     parts = [bytes(end - start) for start, end in pairwise([0, *(min(cut, size) for cut in cuts), size]) if end > start]
     expected = b"413" if told > MOST else b"" if told > size else b"200"
+    sight = look(digit_on_paper())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(middleware, "MAX_BYTES", MOST)
         patch.setattr(middleware, "LARGE", SOME)
         patch.setattr(web, "LARGE", SOME)
-        patch.setattr(Workers, "steps", lambda *_, **__: {"last": np.zeros((28, 28), np.uint8)})
+        patch.setattr(Workers, "work", lambda *_: sight._asdict())
         with socket.create_connection(("127.0.0.1", unharmed), timeout=30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with suppress(ConnectionError):  # it has its answer already
@@ -690,6 +716,12 @@ def test_a_body_of_any_length_and_in_any_parts_gets_its_status(
                 if not expected:
                     connection.shutdown(socket.SHUT_WR)
             assert connection.recv(12)[9:] == expected
+
+
+def digit_on_paper() -> np.ndarray:
+    paper = np.zeros((56, 56), np.uint8)
+    paper[18:38, 26:29] = 255
+    return paper
 
 
 def test_page_names_no_other_host_and_has_no_code_in_line() -> None:

@@ -8,18 +8,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from torchdigits.errors import ImageError, OptionError, printable
 from torchdigits.figures import FIGURE_SUFFIXES
 from torchdigits.files.writing import becoming, check_new_file
-from torchdigits.recognition.figures import Strip, plot_preparation
-from torchdigits.recognition.pictures import SUFFIXES
+from torchdigits.recognition.figures import Mark, Strip, plot_preparation
+from torchdigits.recognition.pictures import OTHER_SUFFIXES, SUFFIXES
+from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.workers import Workers
 
+if TYPE_CHECKING:
+    from torchdigits.recognition.recognizer import Page, Recognizer
+
 _MAX_SHOWN = 12  # pictures in one figure
+_AT_ONCE = 32  # pictures whose digits go through the network together
 _MOST_WORKERS = 8  # each takes 70 MB, and up to 700 for a large picture
 
 
@@ -27,50 +34,59 @@ def predict(
     pictures: tuple[Path, ...],
     *,
     checkpoint: Path | None = None,
+    unsure: float | None = None,
     show: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Print the digit in each picture.
+    """Print the digit in each picture, or the lines of digits on a page.
 
-    The runner-up comes with it, and the activations of both.
+    With a single digit come the runner-up, and the activations of both. A guess that is probably no digit is marked.
 
     Args:
-        pictures: files, folders, or patterns such as 'scans/*.png'; of any size and colours, one digit on each.
+        pictures: files, folders, or patterns such as 'scans/*.png'; of any size and colours.
         checkpoint: the network (default: the shipped one).
-        show: a new file: how each picture was prepared.
+        unsure: print ? for a digit on a page whose doubt is above this, 0 to 1; 0.985 suits most.
+        show: a new file: how a digit was prepared, or where the digits of a page are.
         json: print a JSON object for each picture.
 
     Raises:
-        OptionError: the file for `show` exists or cannot be written, or there are too many pictures for it.
+        OptionError: the file for `show` exists or cannot be written, or there are too many pictures for it; or
+            `unsure` is not 0 to 1.
         CheckpointError: the file holds no network of 784 inputs and 10 outputs.
         ImageError: no picture is named.
         SystemExit: with status 2, at the end, if a picture could not be read; stderr has a line about each.
     """
+    if unsure is not None and not 0 <= unsure <= 1:
+        raise OptionError(f"--unsure {unsure:g}: it must be 0 to 1")
     files, failed = _files(pictures)
     if show is not None:
         check_new_file("--show", show, FIGURE_SUFFIXES)
         if len(files) > _MAX_SHOWN:
             raise OptionError(f"--show: it draws {_MAX_SHOWN} pictures at most, and there are {len(files):,}")
     strips: list[Strip] = []
-    with _prepared(files, every_step=show is not None) as prepared:
-        from torchdigits.recognition.recognizer import Recognizer  # here, so that the workers start beside torch
+    with _looked_at(files, steps=show is not None) as looks:
+        from torchdigits.recognition.recognizer import UNSURE, Recognizer  # here, so that workers start beside torch
 
-        recognizer = Recognizer(checkpoint)
-        for path, steps in zip(_with_progress_bar(files), prepared, strict=True):
-            if isinstance(steps, ImageError):
+        recognizer = Recognizer(checkpoint, UNSURE if unsure is None else unsure)
+        several = len(files) > 1 or failed
+        for path, look, page in _read(_with_progress_bar(files), looks, recognizer):
+            if page is None:
                 failed = True
-                print(f"error: {steps}", file=sys.stderr)
+                print(f"error: {look}", file=sys.stderr)
                 continue
             name = printable(path)
-            digit, runner_up, activations, *_ = recognizer.answer([*steps.values()][-1].reshape(784))
-            if show is not None:
-                strips.append(Strip(Path(name).name, str(digit), steps))
+            text = page.text if unsure is None else page.sure_text
+            if show is not None and not isinstance(look, ImageError):
+                strips.append(_strip(Path(name).name, page, look[1]))
             if json:
-                answer = {"file": str(path), "digit": digit, "runner_up": runner_up, "activations": activations}
-                print(json_format.dumps(answer), flush=True)
-            else:
+                print(json_format.dumps({"file": str(path)} | _as_json(page, text)), flush=True)
+            elif len(page.digits) == 1:
+                digit, runner_up, activations = page.digits[0].recognition[:3]
+                guess = "" if page.digits[0].recognition.sure else "unsure, perhaps "
                 answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
-                print(f"{name}: {answers}", flush=True)
+                print(f"{name}: {guess}{answers}", flush=True)
+            else:
+                print(f"{name}:\n{text}" if several else text, flush=True)
     if show is not None and strips:
         with becoming("--show", show) as part:
             plot_preparation(strips, part)
@@ -78,20 +94,60 @@ def predict(
         raise SystemExit(2)
 
 
+Look = tuple["Sight", dict[str, np.ndarray]]  # and the steps of its preparation as one digit, if they are shown
+
+
+def _read(
+    files: Iterator[Path], looks: Iterator[Look | ImageError], recognizer: "Recognizer"
+) -> Iterator[tuple[Path, Look | ImageError, "Page | None"]]:
+    """The pages in files, some in a forward pass; None where there is none."""
+    pairs = zip(files, looks, strict=True)
+    while batch := list(islice(pairs, _AT_ONCE)):
+        pages = iter(recognizer.read_all([look[0] for _, look in batch if not isinstance(look, ImageError)]))
+        for path, look in batch:
+            yield path, look, None if isinstance(look, ImageError) else next(pages)
+
+
+def _as_json(page: "Page", text: str) -> dict[str, Any]:
+    digits = [
+        {
+            "digit": digit.digit,
+            "runner_up": digit.runner_up,
+            "activations": digit.activations,
+            "doubt": digit.doubt,
+            "sure": digit.sure,
+            "box": list(box),
+        }
+        for box, digit in page.digits
+    ]
+    single = {key: digits[0][key] for key in ("digit", "runner_up", "activations")} if len(digits) == 1 else {}
+    return single | {"text": text, "digits": digits}
+
+
+def _strip(name: str, page: "Page", steps: dict[str, np.ndarray]) -> Strip:
+    """What is drawn of a picture: the steps of a single digit's preparation, or a page with its digits."""
+    if len(page.digits) == 1:
+        return Strip(name, str(page.digits[0].recognition.digit), steps)
+    grey = steps["grey"]
+    scale = grey.shape[1] / page.size[0]
+    marks = [Mark(tuple(scale * side for side in box), str(digit.digit), digit.sure) for box, digit in page.digits]
+    return Strip(name, f"{len(page.digits)} digits", {"grey": grey}, marks)
+
+
 @contextmanager
-def _prepared(files: list[Path], every_step: bool) -> Iterator[Iterator[dict[str, np.ndarray] | ImageError]]:
-    """The pictures in files after the steps of their preparation, or the last, in order; or why there are none."""
+def _looked_at(files: list[Path], steps: bool) -> Iterator[Iterator[Look | ImageError]]:
+    """What there is to read on the pictures in files, in order; or why there is nothing."""
     number = max(1, min(len(files), os.cpu_count() or 1, _MOST_WORKERS))
 
-    def steps(path: Path) -> dict[str, np.ndarray] | ImageError:
+    def look(path: Path) -> Look | ImageError:
         try:
-            return workers.steps(path, last=not every_step)
+            return Sight(**workers.work(path, "look")), workers.work(path, "steps") if steps else {}
         except ImageError as error:
             return type(error)(str(error))  # without its traceback, which would keep the file's bytes
 
     with Workers(number) as workers, ThreadPoolExecutor(number) as threads:
         try:
-            yield threads.map(steps, files)
+            yield threads.map(look, files)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             workers.close()  # so that Ctrl-C does not wait for the pictures at work
@@ -103,10 +159,11 @@ def _files(pictures: Sequence[Path]) -> tuple[list[Path], bool]:
         raise ImageError("no picture is named")
     files: list[Path] = []
     failed = False
+    named = SUFFIXES + OTHER_SUFFIXES  # of the others it is told that they cannot be read
     for path in pictures:
         try:
             if path.is_dir():
-                found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and _may_be_read(file)]
+                found = [file for file in path.iterdir() if file.suffix.lower() in named and _may_be_read(file)]
             elif glob.has_magic(str(path)) and not path.exists():
                 found = [file for file in set(map(Path, _matches(str(path)))) if _may_be_read(file)]
             else:

@@ -156,6 +156,20 @@ def plot_output_weights(weights: np.ndarray, biases: np.ndarray, title: str, pat
     save_figure(figure, _limited(title, weights.shape[1]), path)
 
 
+class Mark(NamedTuple):
+    """A digit on a page.
+
+    Attributes:
+        box: left, top, right and bottom, in pixels.
+        answer: what the network answered.
+        sure: whether that is sure.
+    """
+
+    box: tuple[float, ...]
+    answer: str
+    sure: bool
+
+
 class Strip(NamedTuple):
     """A picture on its way to the network.
 
@@ -163,26 +177,34 @@ class Strip(NamedTuple):
         name: of the file.
         answer: what the network answered.
         steps: the picture after each step, by the step's name, as `preparation` gives them.
+        marks: the digits on it, if it is a page; then there is one step.
     """
 
     name: str
     answer: str
     steps: Mapping[str, np.ndarray]
+    marks: Sequence[Mark] = ()
 
 
 def plot_preparation(strips: Sequence[Strip], path: Path) -> None:
-    """Draw pictures after each step from what they were to what the network sees, a row each, and save them at `path`.
+    """Draw pictures after each step from what they were to what the network sees, or with their digits marked, a row
+    each, and save them at `path`.
 
     Args:
         strips: one or more.
         path: the file to write.
     """
     columns = max(len(strip.steps) for strip in strips)
-    figure = new_figure(max(1.5 * columns, 5), 2.1 * len(strips), dpi=120)
-    rows = figure.subfigures(len(strips), 1, squeeze=False)[:, 0]
+    width = 9 if any(strip.marks for strip in strips) else max(1.5 * columns, 5)
+    heights = [_page_height(strip, width) if strip.marks else 2.1 for strip in strips]
+    figure = new_figure(width, sum(heights), dpi=120)
+    rows = figure.subfigures(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
     with any_letter():
         for strip, row in zip(strips, rows, strict=True):
             _draw_title(row, strip.name, strip.answer)
+            if strip.marks:
+                _draw_page(row, strip)
+                continue
             places = row.subplots(1, columns, squeeze=False)[0]
             for (step, picture), axes in zip(strip.steps.items(), places, strict=False):
                 axes.imshow(picture, cmap="gray", interpolation="nearest", vmin=0, vmax=255 if picture.max() > 1 else 1)
@@ -193,6 +215,26 @@ def plot_preparation(strips: Sequence[Strip], path: Path) -> None:
             for axes in places[len(strip.steps) :]:
                 axes.set_axis_off()
     write_figure(figure, path)
+
+
+def _page_height(strip: Strip, width: float) -> float:
+    """In inches, of a picture as wide as the figure, if that is not too high."""
+    [grey] = strip.steps.values()
+    return 0.5 + float(min(12, max(0.7, width * grey.shape[0] / grey.shape[1])))
+
+
+def _draw_page(row: "SubFigure", strip: Strip) -> None:
+    """Draw a picture with a box around each digit and the answer above it: blue, or orange where it is unsure."""
+    [grey] = strip.steps.values()
+    axes = row.subplots()
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
+    for (left, top, right, bottom), answer, sure in strip.marks:
+        colour, height = BLUE if sure else ORANGE, bottom - top
+        axes.plot((left, right, right, left, left), (top, top, bottom, bottom, top), color=colour, linewidth=0.8)
+        size = min(12, max(4, 0.35 * height / grey.shape[1] * 9 * 72))
+        text = answer if sure else f"{answer}?"
+        axes.text(left, top - 0.05 * height, text, color=colour, fontsize=size, ha="left", va="bottom", clip_on=True)
 
 
 def _draw_title(row: "SubFigure", name: str, answer: str) -> None:

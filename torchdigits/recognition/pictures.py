@@ -1,9 +1,10 @@
 """A picture in any of the usual forms, read in grey: float32 `(H, W)`, 0 black and 255 white."""
 
 import io
+import math
 from math import ceil
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,39 +15,75 @@ from torchdigits.errors import ImageError, printable
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
-_LARGEST = 1600  # pixels of the longer side; a larger picture is read at a lower resolution
+# What begins so cannot be read: the bytes, from which on, and what it is.
+_OTHERS = (
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypavi", "AVIF"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+)
+OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".pdf", ".svg")
+_MOST_PIXELS = 3_200_000  # a larger picture is read at a lower resolution: A4 at 300 dpi at 150
 LEAST_CONTRAST = 0.06  # of the paper's brightness
+_COLOURED = ("YCbCr", "CMYK", "HSV", "RGBX")
+_COLOURLESS = 24  # the largest difference of a pixel's red, green and blue that noise may make
+_MUCH_MORE = 1.5
 
 
-def read_grey(picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
-    """Read a picture in grey.
+class Grey(NamedTuple):
+    """A picture in grey.
+
+    Attributes:
+        pixels: `(H, W)`, float32, 0 black and 255 white; 3.2 million at most.
+        size: width and height of the picture, in its own pixels, as it is to be looked at.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def read_grey(picture: bytes | Image.Image | np.ndarray) -> Grey:
+    """Read a picture in grey: in the channel of its colours in which ink stands out most from paper.
 
     Args:
         picture: the bytes of a file, which the decoders of this process are let loose on; a Pillow image; or an array.
-
-    Returns:
-        The pixels `(H, W)`, float32, 0 black and 255 white, at most some 1,600 high and wide.
 
     Raises:
         ImageError: it cannot be read, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     try:
         if isinstance(picture, np.ndarray):
-            return _grey(_image_of(picture))
+            image = _image_of(picture)
+            return Grey(_grey(image), image.size)
         if isinstance(picture, Image.Image):
-            return _grey(ImageOps.exif_transpose(picture))
+            image = ImageOps.exif_transpose(picture)
+            return Grey(_grey(image), image.size)
         with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
             _check_size(image)
-            image.draft("L", (_LARGEST, _LARGEST))  # a large JPEG need not be decoded in full
+            size = image.size
+            image.draft(
+                None, (size[0] // _factor(image), size[1] // _factor(image))
+            )  # a large JPEG need not be decoded in full
+            drafted = image.size
             ImageOps.exif_transpose(image, in_place=True)  # else it copies, and a large one takes 400 MB
-            return _grey(image)
+            return Grey(_grey(image), size if image.size == drafted else size[::-1])
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
+        for start, begin, name in _OTHERS:
+            if isinstance(picture, bytes) and picture[start:].startswith(begin):
+                raise ImageError(f"it is {name}, which cannot be read: save it as JPEG or PNG") from error
         raise ImageError("it is not a picture that can be read") from error
     # Pillow does not document what a damaged file raises; seen: OSError, SyntaxError, TypeError, ValueError.
     except Exception as error:
         raise ImageError(f"it cannot be read: {printable(error)}") from error
+
+
+def _factor(image: Image.Image) -> int:
+    """By how much its sides are divided."""
+    return ceil(math.sqrt(image.width * image.height / _MOST_PIXELS))
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
@@ -80,17 +117,43 @@ def _grey(image: Image.Image) -> np.ndarray:
         image = image.getchannel("L")
     elif image.mode.startswith("I;16"):
         image = image.convert("I")
-    elif image.mode not in ("I", "F"):
-        image = image.convert("L")
-    image = image.reduce(max(1, ceil(max(image.size) / _LARGEST)))
+    elif image.mode in ("P", "1"):  # which cannot be reduced
+        image = image.convert("RGB" if image.mode == "P" else "L")
+    image = image.reduce(_factor(image))
+    if image.mode not in ("I", "F", "L", "RGB", "RGBA"):
+        image = image.convert("RGB" if image.mode in _COLOURED else "L")
+    channel = _clearest_channel(image)
+    if image.mode == "RGB":
+        image = image.convert("L") if channel is None else image.getchannel(channel)
     pixels = np.asarray(image, np.float32)
     if image.mode == "RGBA":
-        return _on_paper(pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32), pixels[..., 3] / 255)
+        grey = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
+        return _on_paper(grey if channel is None else pixels[..., channel], pixels[..., 3] / 255)
     if image.mode in ("I", "F"):  # white is the smallest usual value for it that no pixel exceeds
         pixels = np.clip(np.nan_to_num(pixels), 0, None)
         most = float(pixels.max())
         pixels = pixels * (255 / next((white for white in (1, 255, 1023, 4095, 65535) if most <= white), most))
     return pixels
+
+
+def _clearest_channel(image: Image.Image) -> int | None:
+    """The colour in which ink stands out much more than in grey, as that of a yellow pen does in blue, if there is one.
+
+    How far something stands out is told by the outermost of the pixels on either side of the median.
+    """
+    if image.mode not in ("RGB", "RGBA"):
+        return None
+    step = max(1, round((image.width * image.height / 100_000) ** 0.5))
+    sample = np.asarray(image)[::step, ::step]
+    colours = sample[sample[..., 3] > 127, :3] if image.mode == "RGBA" else sample.reshape(-1, 3)
+    if not colours.size or np.ptp(colours, axis=1).max() < _COLOURLESS:
+        return None
+    colours = colours.astype(np.float32)
+    channels = np.column_stack([colours @ np.array([0.299, 0.587, 0.114], np.float32), colours])
+    low, middle, high = np.percentile(channels, (1, 50, 99), axis=0)
+    contrast = np.maximum(middle - low, high - middle)
+    best = int(contrast.argmax())
+    return best - 1 if best and contrast[best] > _MUCH_MORE * max(contrast[0], 1) else None
 
 
 def _on_paper(grey: np.ndarray, opacity: np.ndarray) -> np.ndarray:

@@ -1,29 +1,24 @@
-"""A picture of a digit is made like MNIST's: white ink on black paper, scaled into a box of 20x20 pixels, and placed in
-28x28 by its centre of mass (LeCun, Cortes and Burges, "The MNIST database of handwritten digits").
-
-Each step is a function from pixels to pixels, and `preparation` takes them one after the other. Grey pictures are
-float32 `(H, W)`, 0 black and 255 white. Ink is float32 `(H, W)`, 0 where there is none and 1 where there is most.
-"""
+"""From a picture to what there is to read on it: the digits, made like MNIST's images."""
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
-from math import ceil
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers
-from torchdigits.recognition.pictures import LEAST_CONTRAST, Picture, read_grey
+from torchdigits.recognition.ink import NO_INK
+from torchdigits.recognition.page import Candidate, candidates
+from torchdigits.recognition.pictures import Grey, Picture, read_grey
+from torchdigits.recognition.shapes import distances
+from torchdigits.recognition.sight import Sight
+from torchdigits.recognition.steps import Digit, whole_digit
 
-# Pixels of the longer side: of the picture while the digit is looked for, and of the digit after that.
-_SEARCHED, _DIGIT = 256, 160
-_MARGIN = 0.2  # around the digit, as a share of its longer side
-# Widths of a stroke, in pixels of the 20x20 box: from the median to the upper quartile of MNIST's training images.
-_STROKE_WIDTHS = (2.5, 3.0)
-_FAINT = 0.1  # of the darkest ink: where a stroke ends
+_HOPELESS = 150.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
+_LIKE = 75.0  # distance, as `distances` has it, of what is taken for one digit: 97 in 100 of MNIST's have less
 
 
 def prepare(picture: Picture) -> np.ndarray:
@@ -35,21 +30,27 @@ def prepare(picture: Picture) -> np.ndarray:
             pictures, the first.
 
     Returns:
-        Pixels `(784,)`, uint8, 255 ink and 0 paper.
+        Pixels `(784,)`, uint8, 255 ink and 0 paper: of all that is written, if there are several digits.
 
     Raises:
         ImageError: the file is missing, damaged, or no picture; or it has more than 89 million pixels,
             or takes more seconds or memory than a worker has.
         NoInkError: there is no ink on it, or too little contrast.
     """
-    return [*preparation(picture).values()][-1].reshape(784)
+    return look(picture).pixels
+
+
+def look(picture: Picture) -> Sight:
+    """Look for digits on a picture, as `prepare` takes it.
+
+    Raises:
+        ImageError, NoInkError: as `prepare` does.
+    """
+    return Sight(**_here_or_in_worker(picture, "look"))
 
 
 def preparation(picture: Picture) -> dict[str, np.ndarray]:
-    """Prepare a picture, and keep it after each step.
-
-    Args:
-        picture: as `prepare` takes it.
+    """Prepare a picture, as `prepare` takes it, and keep it after each step.
 
     Returns:
         The picture `(H, W)` after each step, by the step's name, in order. The first is grey, the last `(28, 28)`,
@@ -58,238 +59,79 @@ def preparation(picture: Picture) -> dict[str, np.ndarray]:
     Raises:
         ImageError, NoInkError: as `prepare` does.
     """
+    return _here_or_in_worker(picture, "steps")
+
+
+def _here_or_in_worker(picture: Picture, task: str) -> dict[str, np.ndarray]:
     if isinstance(picture, bytes):
         picture = io.BytesIO(picture)
     if not isinstance(picture, Image.Image | np.ndarray):
-        return workers.shared().steps(picture)
+        return workers.shared().work(picture, task)
     try:
-        return preparation_here(picture)
+        return TASKS[task](picture)
     except ImageError as error:
         raise type(error)(f"the picture: {error}") from None
 
 
-def preparation_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
-    """As `preparation`, in this process, whatever it takes; what it raises does not name the picture."""
+def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
+    """As `look`, in this process, as a dictionary; what it raises does not name the picture."""
     grey = read_grey(picture)
-    if is_mnist_like(grey):
-        return {"as it is": np.round(grey).astype(np.uint8)}
-    found = crop_to_ink(grey)
-    flat = remove_paper(found)
-    ink = keep_ink(flat)
-    stroke = match_stroke(trim(ink))
-    steps = {"grey": grey, "found": found, "paper removed": flat, "ink": ink, "stroke": stroke}
-    return steps | {"28x28": centre(scale(stroke))}
-
-
-def is_mnist_like(grey: np.ndarray) -> bool:
-    """Whether a grey picture has the form that all 70,000 of MNIST have.
-
-    It is 28x28, the digit is 19 or 20 pixels long, and its centre of mass is at (14, 14), give or take a pixel.
-    """
-    if grey.shape != (28, 28) or not grey.any():
-        return False
-    top, bottom, left, right = _box(grey > 0)
-    return max(bottom - top, right - left) in (19, 20) and all(
-        abs(place - 14) < 1 for place in ndimage.center_of_mass(grey)
+    digit, found = _seen(grey)
+    scale = grey.size[0] / grey.pixels.shape[1], grey.size[1] / grey.pixels.shape[0]
+    boxes = np.array([digit.box, *(candidate.box for candidate in found)]) * (scale * 2)
+    boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).astype(np.int64)
+    sight = Sight(
+        size=np.array(grey.size),
+        pixels=digit.pixels,
+        box=boxes[0],
+        alone=np.array(digit.alone),
+        candidates=np.array([c.pixels for c in found], np.uint8).reshape(-1, 784),
+        boxes=boxes[1:],
+        spans=np.array([(c.line, c.start, c.end) for c in found], np.int64).reshape(-1, 3),
+        fits=np.array([(c.cost, c.width) for c in found], np.float32).reshape(-1, 2),
     )
+    return sight._asdict()
 
 
-def crop_to_ink(grey: np.ndarray) -> np.ndarray:
-    """Cut the digit out of a grey picture, with a margin, and shrink it to some 160 pixels if it is longer.
+def steps_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
+    """As `preparation`, in this process; what it raises does not name the picture."""
+    return _seen(read_grey(picture))[0].steps
 
-    If a sheet of paper stands out from a table, the digit is looked for on the sheet.
 
-    Raises:
-        NoInkError: there is no ink.
+TASKS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {"look": look_here, "steps": steps_here}
+
+
+def _seen(grey: Grey) -> tuple[Digit, list[Candidate]]:
+    """All of a picture as one digit, and the candidates if it may be several.
+
+    Of two ways to find a digit, the one counts that finds something more like one: all ink, against the paper's
+    brightness as a whole; or what stands out from the paper around it.
     """
-    small = _shrink(grey, _SEARCHED)
-    ink = _ink_mask(_blur(remove_paper(small), 1 if max(small.shape) > 56 else 0))
-    top, bottom, left, right = np.array(_box(ink)) * np.repeat(np.divide(grey.shape, small.shape), 2)
-    length = max(bottom - top, right - left)
-    if _is_sheet(ink):
-        edge = max(2, 0.03 * length)
-        with suppress(NoInkError):
-            return crop_to_ink(grey[int(top + edge) : int(bottom - edge), int(left + edge) : int(right - edge)])
-    rows, columns = (
-        slice(max(0, int(start - _MARGIN * length)), ceil(end + _MARGIN * length))
-        for start, end in ((top, bottom), (left, right))
-    )
-    return _shrink(grey[rows, columns], round(_DIGIT * (1 + 2 * _MARGIN)))
-
-
-def _is_sheet(ink: np.ndarray) -> bool:
-    """Whether the ink `(H, W)`, bool, is in truth a sheet of paper with ink on it: it fills its box, but for holes."""
-    top, bottom, left, right = _box(ink)
-    found = ink[top:bottom, left:right]
-    sides = sorted(found.shape)
-    return bool(
-        sides[0] > max(8, 0.3 * sides[1]) and found.mean() > 0.6 and ndimage.binary_fill_holes(found).mean() > 0.88
-    )
-
-
-def remove_paper(grey: np.ndarray) -> np.ndarray:
-    """Turn grey into ink: how far each pixel is from the paper, as a share of the farthest that it could be.
-
-    Otsu's threshold tells paper from ink. If the paper is evenly bright, its brightness is the median. Else it is a
-    quadratic surface, fitted by least absolute deviations (iteratively reweighted least squares): ink does not bend it
-    while it covers less than half of the picture. Ink is then on the side to which pixels deviate further.
-    """
-    light = _over_otsus_threshold(grey)
-    light_share = (2 * light.mean() + _edge(light).mean()) / 3
-    ink_is_light = light_share <= 0.5
-    on_paper, on_ink = grey[light != ink_is_light], grey[light == ink_is_light]
-    brightness = np.median(on_paper)
-    contrast = abs(brightness - on_ink.mean()) if on_ink.size else 0
-    if np.median(np.abs(on_paper - brightness)) < contrast / 16:
-        paper: np.ndarray | float = float(np.clip(brightness, 1, 254))
-    else:
-        paper = _lit_paper(grey)
-        ink_is_light = ((grey - paper) ** 3).sum() > 0
-    return np.asarray((grey - paper) / (255 - paper) if ink_is_light else (paper - grey) / paper, np.float32)
-
-
-def _lit_paper(grey: np.ndarray) -> np.ndarray:
-    """The brightness of paper under uneven light, between 1 and 254."""
-    thumbnail = _resize(grey, min(32, grey.shape[0]), min(32, grey.shape[1]), Image.Resampling.BOX)
-    terms, values = _quadratic_terms(thumbnail.shape), thumbnail.ravel()
-    deviation = values - np.median(values)
-    for _ in range(10):
-        weighted = terms / np.maximum(np.abs(deviation), 1)[:, np.newaxis]
-        surface = np.linalg.solve(terms.T @ weighted + 1e-3 * np.eye(6), values @ weighted)
-        deviation = values - terms @ surface
-    return np.asarray(np.clip((_quadratic_terms(grey.shape) @ surface).reshape(grey.shape), 1, 254))
-
-
-def _quadratic_terms(shape: tuple[int, ...]) -> np.ndarray:
-    y, x = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-
-
-def keep_ink(flat: np.ndarray) -> np.ndarray:
-    """Keep the ink above Otsu's threshold, with its soft edges, and drop specks and the grain of the paper.
-
-    Raises:
-        NoInkError: there is no ink.
-    """
-    length = max(flat.shape) / (1 + 2 * _MARGIN)
-    ink = _ink_mask(_blur(flat, length / 80))
-    edge = max(1.5, length / 20)
-    top, bottom, left, right = (np.array(_box(ink)) + ceil(edge) * np.array([-1, 1, -1, 1])).clip(0)
-    near = np.zeros(ink.shape, bool)
-    near[top:bottom, left:right] = ndimage.distance_transform_edt(~ink[top:bottom, left:right]) <= edge
-    full = np.percentile(flat[ink], 75)
-    if full < LEAST_CONTRAST:
-        raise NoInkError("too little contrast between ink and paper")
-    return np.asarray(np.clip(flat / full, 0, 1) * near, np.float32)
-
-
-def _ink_mask(flat: np.ndarray) -> np.ndarray:
-    if np.ptp(flat) < LEAST_CONTRAST:
-        raise NoInkError("there is no ink on it")
-    ink = _over_otsus_threshold(flat)
-    paper = flat[~ink]
-    deviation = 1.4826 * np.median(np.abs(paper - np.median(paper)))  # estimates the standard deviation of noise
-    if flat[ink].mean() - paper.mean() < max(LEAST_CONTRAST, 3.5 * deviation):
-        raise NoInkError("too little contrast between ink and paper")
-    return _without_specks(ink)
-
-
-def _without_specks(ink: np.ndarray) -> np.ndarray:
-    """Drop parts smaller than a twentieth of the largest, and what surrounds the paper, such as a table.
-
-    A part surrounds the paper if it lies in a corner of the picture or along more than a fifth of its edge. It is only
-    dropped if another part is longer than a tenth of the picture.
-    """
-    parts, number = ndimage.label(ink, np.ones((3, 3)))
-    if number == 1:
-        return ink
-    areas = np.bincount(parts.ravel())
-    areas[0] = 0
-    edge = _edge(parts)
-    around = np.bincount(edge, minlength=number + 1) > len(edge) / 5
-    around[parts[[0, 0, -1, -1], [0, -1, 0, -1]]] = True
-    lengths = [max(side.stop - side.start for side in box) for box in ndimage.find_objects(parts)]
-    if np.any(~around[1:] & (np.array(lengths) > max(ink.shape) / 10)):
-        areas[around] = 0
-    return np.asarray((areas >= max(1, areas.max() / 20))[parts])
-
-
-def match_stroke(ink: np.ndarray) -> np.ndarray:
-    """Make the strokes of a thin or thick pen as wide as MNIST's, by moving their edges.
-
-    Their width is 4 times the mean distance to the edge, as in any long stroke.
-    """
-    length = max(ink.shape)
-    height, width = (max(1, round(_DIGIT * side / length)) for side in ink.shape)
-    mask = np.pad(_resize(ink, height, width), _DIGIT // 10) > 0.5
-    inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
-    stroke = 4 * inside[mask].mean() * 20 / _DIGIT
-    target = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
-    if target == stroke:
-        return ink
-    outwards = (target - stroke) / (1 - target / 20) / 2 * _DIGIT / 20  # as the box of 20 pixels will grow with it
-    distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
-    return trim(np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32))
-
-
-def trim(ink: np.ndarray) -> np.ndarray:
-    """Cut the ink `(H, W)` to its box."""
-    top, bottom, left, right = _box(ink > _FAINT)
-    return ink[top:bottom, left:right]
-
-
-def scale(ink: np.ndarray) -> np.ndarray:
-    """Scale the ink `(H, W)` so that its longer side is 20 pixels, as uint8, 255 where there is most."""
-    height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
-    return np.clip(np.round(255 * _resize(ink, height, width)), 0, 255).astype(np.uint8)
-
-
-def centre(digit: np.ndarray) -> np.ndarray:
-    """Place a digit of 20x20 pixels or less in 28x28, uint8, its centre of mass within half a pixel of (14, 14)."""
-    placed = np.zeros((28, 28), np.uint8)
-    top, left = (
-        int(np.clip(np.floor(14.5 - place), 0, 28 - side))
-        for place, side in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
-    )
-    placed[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return placed
-
-
-def _over_otsus_threshold(pixels: np.ndarray) -> np.ndarray:
-    # threshold_otsu's own count is the same, but slow, and fails if the floats are all but equal.
-    ordered = np.sort(pixels, axis=None)
-    if ordered[0] == ordered[-1]:
-        return np.zeros(pixels.shape, bool)
-    edges = np.linspace(ordered[0], ordered[-1], 257, dtype=np.float32)
-    counts = np.diff(ordered.searchsorted(edges[1:-1]), prepend=0, append=ordered.size)
-    threshold = threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))  # type: ignore[no-untyped-call]
-    return np.asarray(pixels > threshold)
-
-
-def _edge(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-
-
-def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of what is true. Bottom and right are the first row and column without."""
-    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
-    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-
-
-def _blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(ndimage.gaussian_filter(pixels, sigma, truncate=3)) if sigma > 0.4 else pixels
-
-
-def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
-    factor = longest / max(grey.shape)
-    if factor >= 1:
-        return grey
-    height, width = (max(1, round(factor * side)) for side in grey.shape)
-    return _resize(grey, height, width, Image.Resampling.BOX)
-
-
-def _resize(
-    pixels: np.ndarray, height: int, width: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
-) -> np.ndarray:
-    """Resample with Pillow, which avoids aliasing."""
-    return np.asarray(Image.fromarray(pixels.astype(np.float32)).resize((width, height), resampling))
+    pixels, digit = grey.pixels, None
+    with suppress(NoInkError):
+        digit = whole_digit(pixels)
+        distance = float(distances(digit.pixels[np.newaxis]).min())
+        if "as it is" in digit.steps or (digit.alone and distance < _LIKE):
+            return digit, []
+    try:
+        found = candidates(pixels)
+    except NoInkError as error:
+        if digit is None:
+            raise
+        if distance > _HOPELESS:
+            if error.args == (NO_INK,):
+                raise NoInkError(f"{NO_INK}, only light and shadow") from None
+            raise
+        return digit, []
+    if not found:
+        if digit is None:
+            raise NoInkError("there is nothing on it but specks")
+        return digit, []
+    several = len({(c.line, c.start) for c in found}) > 1
+    wholes = [c for c in found if c.line == 0 and c.start == 0 and all(c.end >= o.end and o.line == 0 for o in found)]
+    best = wholes[0] if wholes else max(found, key=lambda c: (c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
+    if digit is None or (wholes and distances(best.pixels[np.newaxis]).min() < distance):
+        left, top, right, bottom = best.box
+        steps = {"grey": pixels, "found": pixels[top:bottom, left:right], "28x28": best.pixels.reshape(28, 28)}
+        digit = Digit(best.box, steps, bool(wholes))
+    return digit, found if several else []

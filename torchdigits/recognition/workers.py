@@ -51,15 +51,15 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def steps(self, file: Path | str | BinaryIO, last: bool = False) -> dict[str, np.ndarray]:
+    def work(self, file: Path | str | BinaryIO, task: str) -> dict[str, np.ndarray]:
         """Decode the picture in a file, and prepare it.
 
         Args:
             file: a path, or a file that is open.
-            last: leave out all steps but the last.
+            task: one of `torchdigits.recognition.preparation.TASKS`.
 
         Returns:
-            The picture after each step, as `torchdigits.recognition.preparation.preparation` gives it.
+            What that returns.
 
         Raises:
             ImageError, NoInkError: as that does. The message begins with the file's name.
@@ -76,7 +76,7 @@ class Workers:
             raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
         worker = self._idle.get()
         try:
-            return worker.steps(content, last)
+            return worker.work(content, task)
         except ImageError as error:
             raise type(error)(f"{name}: {error}") from None
         finally:
@@ -126,17 +126,17 @@ class _Worker:
         )
         theirs.close()
 
-    def steps(self, content: bytes, last: bool) -> dict[str, np.ndarray]:
+    def work(self, content: bytes, task: str) -> dict[str, np.ndarray]:
         """What the process makes of a picture. If it ends over that, it is replaced."""
         if self._process.poll() is not None:  # the system ended it meanwhile, perhaps for its memory
             self._replace()
         try:
-            self._pipe.send_bytes(b"last" if last else b"all")
+            self._pipe.send_bytes(task.encode())
             self._pipe.send_bytes(content)
             answer = json.loads(self._pipe.recv_bytes())
-            steps = {
+            arrays = {
                 name: np.frombuffer(bytearray(self._pipe.recv_bytes()), dtype).reshape(shape)
-                for name, dtype, shape in answer.get("steps", ())
+                for name, dtype, shape in answer.get("arrays", ())
             }
         except (OSError, EOFError):
             if self._replace() == -signal.SIGXCPU:
@@ -147,7 +147,7 @@ class _Worker:
             raise
         match answer.get("kind"):
             case None:
-                return steps
+                return arrays
             case "NoInkError":
                 raise NoInkError(answer["error"])
             case "ImageError":
@@ -176,7 +176,7 @@ class _Worker:
 
 def _work(descriptor: int, seconds: int, memory: int) -> None:
     """Prepare the pictures that come through a pipe, until it is closed; with so much time and memory for each."""
-    from torchdigits.recognition.preparation import preparation_here
+    from torchdigits.recognition.preparation import TASKS
 
     pipe = Connection(descriptor)
     _limit_memory(memory)
@@ -184,19 +184,18 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
         while True:
             answer: dict[str, Any]
             _limit_time(seconds)
-            last, content = pipe.recv_bytes() == b"last", pipe.recv_bytes()
+            task, content = pipe.recv_bytes().decode(), pipe.recv_bytes()
             try:
-                steps = preparation_here(content)
+                arrays = TASKS[task](content)
             except (MemoryError, ImageError) as error:
-                answer, steps = {"kind": type(error).__name__, "error": str(error)}, {}
+                answer, arrays = {"kind": type(error).__name__, "error": str(error)}, {}
             except Exception:  # what is wrong with our own steps is told where somebody sees it
-                answer, steps = {"kind": "Exception", "error": traceback.format_exc()}, {}
+                answer, arrays = {"kind": "Exception", "error": traceback.format_exc()}, {}
             else:
-                steps = dict([*steps.items()][-1:]) if last else steps
-                answer = {"steps": [(name, pixels.dtype.str, pixels.shape) for name, pixels in steps.items()]}
+                answer = {"arrays": [(name, array.dtype.str, array.shape) for name, array in arrays.items()]}
             pipe.send_bytes(json.dumps(answer).encode())
-            for pixels in steps.values():
-                pipe.send_bytes(pixels.tobytes())
+            for array in arrays.values():
+                pipe.send_bytes(array.tobytes())
 
 
 def _limit_memory(more: int) -> None:

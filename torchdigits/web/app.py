@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 from python_multipart.exceptions import FormParserError
@@ -27,7 +26,8 @@ from torchdigits.files.checkpoints import MOST_BYTES
 from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.files.reading import read_whole
 from torchdigits.recognition.card import card_facts
-from torchdigits.recognition.recognizer import Recognizer
+from torchdigits.recognition.recognizer import Recognition, Recognizer
+from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.workers import Workers, shared
 from torchdigits.version import __version__
 from torchdigits.web.middleware import LARGE, MAX_BYTES, Middleware, error_response
@@ -53,6 +53,9 @@ _CONTENT = {"multipart/form-data": _FORM} | dict.fromkeys(_TYPES, _PICTURE)
 RECOGNIZE_BODY = {"requestBody": {"required": True, "content": _CONTENT}}
 
 
+_Route = Callable[[Request], Awaitable[Any]]
+
+
 class Error(BaseModel):
     error: str = Field(description="one line: what is wrong, and the way out")
 
@@ -66,8 +69,24 @@ class Answer(BaseModel):
     digit: Digit = Field(description="the one with the largest activation")
     runner_up: Digit = Field(description="the one with the second largest")
     activations: list[Activation] = Field(min_length=10, max_length=10, description="of the ten outputs")
+    doubt: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="the share of MNIST's training images that are more like their digits than this is like the answer"
+    )
+    sure: bool = Field(description="whether the doubt is small enough; else the digit is a guess")
     hidden: list[list[Activation]] = Field(description="activations of each hidden layer")
     pixels: list[Row] = Field(min_length=28, max_length=28, description="what the network saw; 255 is ink")
+
+
+class PageDigit(Answer):
+    box: list[int] = Field(
+        min_length=4, max_length=4, description="left, top, right and bottom of its ink, in pixels of the picture"
+    )
+
+
+class PageAnswer(BaseModel):
+    size: list[int] = Field(min_length=2, max_length=2, description="width and height of the picture, in pixels")
+    text: str = Field(description="the digits, its lines joined by a newline")
+    digits: list[PageDigit] = Field(min_length=1, description="in reading order: lines first, then from left to right")
 
 
 class Layer(BaseModel):
@@ -123,14 +142,16 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
         app.add_exception_handler(error, _response_to)
     for path, (name, media_type) in FILES.items():
         app.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
-    app.add_api_route(
-        "/recognize",
-        _recognition(recognizer),
-        methods=["POST"],
-        response_model=Answer,
-        responses=_errors(RECOGNIZE_ERRORS),
-        openapi_extra=RECOGNIZE_BODY,
-    )
+    recognize, read = _reading(recognizer)
+    for path, route, model in (("/recognize", recognize, Answer), ("/read", read, PageAnswer)):
+        app.add_api_route(
+            path,
+            route,
+            methods=["POST"],
+            response_model=model,
+            responses=_errors(RECOGNIZE_ERRORS),
+            openapi_extra=RECOGNIZE_BODY,
+        )
 
     @app.get("/network", response_model=Network)
     async def describe() -> Response:
@@ -140,41 +161,50 @@ def application(checkpoint: Path | None = None, host: str = "127.0.0.1") -> Fast
     return app
 
 
-def _recognition(recognizer: Recognizer) -> Callable[[Request], Awaitable[Answer]]:
-    """What answers to POST /recognize. Small pictures do not wait for large ones, nor for small ones that take long."""
+def _reading(recognizer: Recognizer) -> tuple[_Route, _Route]:
+    """What answers to POST /recognize and /read.
+
+    Small pictures do not wait for large ones, nor for small ones that take long.
+    """
     small = shared("small", SMALL, SECONDS), _Places(SMALL)
     large = shared("large"), _Places(1)
     threads = ThreadPoolExecutor(SMALL + 1)  # as many as there are places, so that nothing waits for one
 
-    async def prepared(lane: tuple[Workers, "_Places"], picture: bytes, request: Request) -> np.ndarray:
+    async def looked_at(lane: tuple[Workers, "_Places"], picture: bytes, request: Request) -> Sight:
         workers, places = lane
         await _wait_for_place(places, request)
         try:
-            steps = partial(workers.steps, BytesIO(picture), last=True)
-            [pixels] = (await asyncio.get_running_loop().run_in_executor(threads, steps)).values()
+            look = partial(workers.work, BytesIO(picture), "look")
+            return Sight(**await asyncio.get_running_loop().run_in_executor(threads, look))
         finally:
             places.release(_client_of(request))
-        return pixels
 
-    async def recognize(request: Request) -> Answer:
-        """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
+    async def sight_of(request: Request) -> Sight:
         picture = await _picture_of(request)
         try:
-            pixels = await prepared(small if len(picture) <= LARGE else large, picture, request)
+            return await looked_at(small if len(picture) <= LARGE else large, picture, request)
         except SlowImageError:
             if len(picture) > LARGE:
                 raise
-            pixels = await prepared(large, picture, request)
-        found = recognizer.answer(pixels.reshape(784))
-        return Answer(
-            digit=found.digit,
-            runner_up=found.runner_up,
-            activations=found.activations,
-            hidden=found.hidden,
-            pixels=found.pixels.reshape(28, 28).tolist(),
-        )
+            return await looked_at(large, picture, request)
 
-    return recognize
+    async def recognize(request: Request) -> Answer:
+        """Recognise the digit in a picture, sent as the field `picture` of a form or as the body itself."""
+        return Answer(**_answer(recognizer.answer((await sight_of(request)).pixels)))
+
+    async def read(request: Request) -> PageAnswer:
+        """Read all digits on a picture, sent as for /recognize: a page, or a single digit."""
+        [page] = recognizer.read_all([await sight_of(request)])
+        digits = [PageDigit(box=list(box), **_answer(found)) for box, found in page.digits]
+        return PageAnswer(size=list(page.size), text=page.text, digits=digits)
+
+    return recognize, read
+
+
+def _answer(found: Recognition) -> dict[str, Any]:
+    answer = found._asdict() | {"pixels": found.pixels.reshape(28, 28).tolist()}
+    del answer["distance"]
+    return answer
 
 
 class _Places:

@@ -11,6 +11,8 @@ const byId = (id) => document.getElementById(id);
 const paper = byId("paper");
 const strokes = []; // each a list of points [x, y], 0 to 1
 let picture = null; // {file, image}: pasted, dropped or chosen, and shown instead of the strokes
+let page = null; // what is read on it: {size, text, digits}
+let chosen = 0; // of its digits, the one that is shown
 let pointer = null; // the id of the mouse, pen or finger that draws
 
 // Drawing
@@ -40,10 +42,66 @@ function repaint() {
     const scale = side / Math.max(width, height);
     const [left, top] = [(side - width * scale) / 2, (side - height * scale) / 2];
     context.drawImage(picture.image, left, top, width * scale, height * scale);
+    if (page?.digits.length > 1) paintBoxes(context, side);
   } else if (!picture) {
     paint(context, side);
   }
   byId("hint").hidden = !isEmpty();
+}
+
+function placeOf([left, top, right, bottom], side) { // of a box on the picture, in pixels of the paper
+  const [width, height] = page.size;
+  const scale = side / Math.max(width, height);
+  const [x, y] = [(side - width * scale) / 2, (side - height * scale) / 2];
+  return [x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale];
+}
+
+function paintBoxes(context, side) {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => `rgb(${style.getPropertyValue(name)})`;
+  page.digits.forEach(({ box, sure }, i) => {
+    context.strokeStyle = colour(sure ? "--against" : "--for");
+    context.lineWidth = (i === chosen ? 3 : 1) * devicePixelRatio;
+    context.strokeRect(...placeOf(box, side));
+  });
+}
+
+function digitAt(event) { // of the page, under the pointer; -1 if there is none
+  if (!picture?.image || !(page?.digits.length > 1)) return -1;
+  const paperBox = paper.getBoundingClientRect();
+  const [x, y, near] = [event.clientX - paperBox.left, event.clientY - paperBox.top, 4];
+  return page.digits.findIndex(({ box }) => {
+    const [left, top, width, height] = placeOf(box, paperBox.width);
+    return x > left - near && x < left + width + near && y > top - near && y < top + height + near;
+  });
+}
+
+function choose(i) {
+  chosen = i;
+  repaint();
+  show(page.digits[i]);
+}
+
+function showText() { // a button for each digit, in the page's lines
+  const several = page?.digits.length > 1;
+  byId("text").hidden = !several;
+  let i = 0;
+  const button = (digit) => {
+    const element = document.createElement("button");
+    const [number, { sure }] = [i, page.digits[i]];
+    element.textContent = digit;
+    element.classList.toggle("unsure", !sure);
+    element.setAttribute("aria-label", `${digit}${sure ? "" : ", unsure"}`);
+    element.addEventListener("click", () => choose(number));
+    i += 1;
+    return element;
+  };
+  const line = (digits) => {
+    const element = document.createElement("div");
+    element.append(...[...digits].map(button));
+    return element;
+  };
+  byId("text").replaceChildren(...(several ? page.text.split("\n").map(line) : []));
 }
 
 function square(side) {
@@ -63,6 +121,8 @@ function addPoint(event) {
 
 paper.addEventListener("pointerdown", (event) => {
   if (pointer !== null || event.button !== 0) return;
+  const digit = digitAt(event);
+  if (digit >= 0) return choose(digit);
   if (picture) startOver(null);
   pointer = event.pointerId;
   paper.setPointerCapture(pointer);
@@ -91,6 +151,9 @@ function startOver(newPicture) {
   pointer = null;
   strokes.length = 0;
   picture = newPicture;
+  page = null;
+  chosen = 0;
+  showText();
   starts += 1;
   show(null);
   changed();
@@ -148,7 +211,10 @@ async function ask() {
     const took = performance.now() - since;
     if (start === starts) {
       complain(reply.error ?? "");
-      show(reply.activations ? reply : null);
+      page = reply.digits ? reply : null;
+      showText();
+      show(page?.digits[chosen] ?? (reply.activations ? reply : null));
+      if (page) repaint();
     }
     if (took > PROMPT) await new Promise((resolve) => setTimeout(resolve, Math.min(took, REST)));
   }
@@ -160,7 +226,7 @@ async function recognize() {
     const body = picture?.file ?? (await drawn());
     const headers = { "Content-Type": body.type || "application/octet-stream" };
     const signal = AbortSignal.timeout(TIMEOUT);
-    const response = await fetch("recognize", { method: "POST", body, headers, signal });
+    const response = await fetch(picture ? "read" : "recognize", { method: "POST", body, headers, signal });
     return await response.json();
   } catch {
     return { error: "No answer from the server. Is it still running? The next stroke asks again." };
@@ -190,9 +256,10 @@ function show(newAnswer) {
   (answer?.pixels.flat() ?? Array(784).fill(0)).forEach((grey, i) => shades.data.set([grey, grey, grey, 255], 4 * i));
   context.putImageData(shades, 0, 0);
   byId("digit").textContent = answer?.digit ?? "";
-  byId("second").textContent = answer ? `second ${answer.runner_up}` : isEmpty() ? "Nothing drawn yet." : "";
+  byId("digit").classList.toggle("unsure", answer?.sure === false);
+  byId("second").textContent = answer ? spoken(answer) : isEmpty() ? "Nothing drawn yet." : "";
   clearTimeout(saying);
-  if (answer) saying = setTimeout(() => (byId("said").textContent = `${answer.digit}, second ${answer.runner_up}`), SILENCE);
+  if (answer) saying = setTimeout(() => (byId("said").textContent = `${answer.digit}, ${spoken(answer)}`), SILENCE);
   else byId("said").textContent = "";
   lit.forEach((elements, layer) => {
     const activations = answer && (answer.hidden[layer] ?? answer.activations);
@@ -205,6 +272,10 @@ function show(newAnswer) {
     }
   });
   explain();
+}
+
+function spoken({ runner_up, sure }) {
+  return sure ? `second ${runner_up}` : `a guess: this is hardly like a digit. Second ${runner_up}`;
 }
 
 function complain(text) {

@@ -1,0 +1,110 @@
+"""Ink on paper: how dark each pixel of a picture is against the paper around it, and which pixels are written.
+
+Grey pictures are float32 `(H, W)`, 0 black and 255 white.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from torchdigits.errors import NoInkError
+from torchdigits.recognition.pictures import LEAST_CONTRAST
+from torchdigits.recognition.steps import otsu_threshold
+
+NO_INK = "there is no ink on it"
+_SKETCH = 400  # pixels of the longer side of the picture on which the pen's width is estimated
+_DARKEST = 64.0  # paper, beside which the steps of grey are not counted as ink
+_SQUARES = (0.5, 0.25, 0.12, 0.06)  # of the sketch's longer side: what is narrower may be ink
+_SQUARE = 6  # widths of the pen, then
+_STRONG = 0.45  # of full ink: where a stroke ends, and what shines through does not begin
+
+
+class Ink(NamedTuple):
+    """What is written on a picture.
+
+    Attributes:
+        strength: `(H, W)`, float32: how much darker than the paper around it a pixel is, as a share of that.
+        mask: `(H, W)`, bool: where it is written.
+        pen: the width of most strokes, in pixels.
+    """
+
+    strength: np.ndarray
+    mask: np.ndarray
+    pen: float
+
+
+def ink_of(grey: np.ndarray) -> Ink:
+    """Tell ink from paper.
+
+    It takes the black top-hat, the difference to a closing (Serra, "Image Analysis and Mathematical Morphology", 1982),
+    which keeps what is darker than its surroundings and narrower than a square. So neither a table nor a shadow,
+    whatever its edge, is ink. The square is some widths of the pen, which are first estimated on a sketch.
+
+    Raises:
+        NoInkError: nothing is written on it, or too faintly.
+    """
+    grey = np.clip(255 - grey if is_light_on_dark(grey) else grey, 1, None)
+    smooth = max(grey.shape) > 56
+    factor = max(1, max(grey.shape) // _SKETCH)
+    sketch = _reduced(grey, factor)
+    found, trouble = None, NoInkError(NO_INK)
+    for share in _SQUARES:
+        size = max(5, int(share * max(sketch.shape)))
+        try:
+            found = _ink(sketch, size, smooth)
+        except NoInkError as error:
+            trouble = error
+            continue
+        if not _fills(found.mask, 0.4 * size):
+            break
+    if found is None:
+        raise trouble
+    pen = factor * found.pen
+    return _ink(grey, max(5, int(_SQUARE * pen)), smooth) if _SQUARE * pen < 0.7 * factor * size else found
+
+
+def is_light_on_dark(grey: np.ndarray) -> bool:
+    """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
+    sketch = _reduced(grey, max(1, max(grey.shape) // 200))
+    around = ndimage.uniform_filter(sketch, max(3, max(sketch.shape) // 3))
+    return bool(((sketch - around) ** 3).sum() > 0)
+
+
+def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
+    """What is narrower than a square of so many pixels."""
+    size |= 1  # or both filters would move the picture
+    around = np.pad(grey, size, mode="edge")  # as if the paper, or the table, went on
+    paper = ndimage.minimum_filter(ndimage.maximum_filter(around, size), size)[size:-size, size:-size]
+    strength = (paper - grey) / np.maximum(paper, _DARKEST)
+    smoothed = np.asarray(ndimage.gaussian_filter(strength, 1, truncate=3)) if smooth else strength
+    step = max(1, round((strength.size / 100_000) ** 0.5))
+    sample = smoothed[::step, ::step]
+    level = float(np.median(sample))
+    noise = 1.4826 * float(np.median(np.abs(sample - level)))  # its standard deviation
+    least = level + max(LEAST_CONTRAST / 2, 4 * noise)
+    candidates = smoothed[smoothed > least]
+    if not candidates.size:
+        raise NoInkError(NO_INK)
+    strong = candidates[candidates > otsu_threshold(candidates)]
+    full = float(np.median(strong if strong.size else candidates))
+    if full - level < LEAST_CONTRAST:
+        raise NoInkError(f"its ink is too faint, {full:.0%} darker than the paper: use a darker pen, or more light")
+    mask = smoothed > max(least, level + _STRONG * (full - level))
+    return Ink(strength, mask, min(_median_run(mask), _median_run(mask.T)))
+
+
+def _fills(mask: np.ndarray, size: float) -> bool:
+    """Whether it fills a square of so many pixels somewhere."""
+    return bool(ndimage.minimum_filter(mask, max(3, int(size)), mode="constant", cval=0).any())
+
+
+def _median_run(mask: np.ndarray) -> float:
+    """The median length of runs along the rows."""
+    edges = np.flatnonzero(np.diff(mask, axis=1, prepend=False, append=False))
+    return float(np.median(edges[1::2] - edges[::2])) if edges.size else 1.0
+
+
+def _reduced(grey: np.ndarray, factor: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(grey).reduce(factor)) if factor > 1 else grey

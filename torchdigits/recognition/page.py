@@ -1,0 +1,285 @@
+"""What may be digits on a page, line by line.
+
+Ink is parted as in heuristic over-segmentation (LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to
+document recognition", 1998, section VII): connected ink is a part; a part that is not like a digit is cut into pieces;
+and neighbouring pieces together are candidates. `recognizer.py` chooses among them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from torchdigits.errors import ImageError, NoInkError
+from torchdigits.recognition.cuts import cut
+from torchdigits.recognition.ink import Ink, ink_of
+from torchdigits.recognition.rules import without_rules
+from torchdigits.recognition.shapes import distances
+from torchdigits.recognition.steps import Box, of_ink
+
+_EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
+_MOST_PARTS, _MOST_CANDIDATES = 1000, 5000
+_SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
+_NARROW = 0.5  # of its height: a part that is no two digits
+_LIKE = 60.0  # distance, as `distances` has it, of a part that needs no cuts: nine in ten of MNIST's have less
+
+
+class Candidate(NamedTuple):
+    """Ink that may be a digit.
+
+    Attributes:
+        pixels: it as the network sees it, `(784,)`, uint8.
+        box: of its ink on the grey picture.
+        line, start, end: the pieces of the line that it takes.
+        cost: how badly it fits into its line: too low, too narrow, too wide, cut through much ink.
+        width: in heights of the line.
+    """
+
+    pixels: np.ndarray
+    box: Box
+    line: int
+    start: int
+    end: int
+    cost: float
+    width: float
+
+
+class _Part(NamedTuple):
+    """Connected ink, or some pieces of it.
+
+    Attributes:
+        mask: `(H, W)`, bool, of its box.
+        left, top: where its box is.
+    """
+
+    mask: np.ndarray
+    left: int
+    top: int
+
+    @property
+    def right(self) -> int:
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.height
+
+    @property
+    def width(self) -> int:
+        return int(self.mask.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.mask.shape[0])
+
+    @property
+    def longest(self) -> int:
+        return max(self.width, self.height)
+
+    def level(self, slope: float) -> float:
+        """How far down its middle is, along a slope."""
+        return (self.top + self.bottom - slope * (self.left + self.right)) / 2
+
+
+def candidates(grey: np.ndarray) -> list[Candidate]:
+    """What may be digits on a grey picture: none, if there are only specks and spots.
+
+    Raises:
+        NoInkError: nothing is written on it, or lines alone.
+        ImageError: there is more than a page of digits has.
+    """
+    ink = ink_of(grey)
+    mask = without_rules(ink)
+    parts = _parts(mask, ink.pen)
+    if not parts and np.count_nonzero(mask) < 0.5 * np.count_nonzero(ink.mask):
+        raise NoInkError("there is nothing on it but the lines, which are as strong as a pen")
+    found: list[Candidate] = []
+    for number, line in enumerate(_lines(parts) if parts else []):
+        found += _of_line(number, line, ink)
+        if len(found) > _MOST_CANDIDATES:
+            raise _too_many()
+    return found
+
+
+def _too_many() -> ImageError:
+    return ImageError(f"there are more than {_MOST_PARTS:,} marks on it: it is print, perhaps, or noise")
+
+
+# Parts
+
+
+def _parts(mask: np.ndarray, pen: float) -> list[_Part]:
+    """Connected ink that may be a digit or a piece of one: without specks, spots, and what comes in from outside."""
+    labels, number = ndimage.label(mask, _EIGHT)
+    areas = np.bincount(labels.ravel(), minlength=number + 1)
+    boxes = ndimage.find_objects(labels)
+    numbers = [label for label in range(1, number + 1) if areas[label] >= max(4, 0.4 * pen**2)]
+    longest = {label: max(side.stop - side.start for side in boxes[label - 1]) for label in numbers}
+    least = max(1.5 * pen, 0.12 * _typical([(longest[label], areas[label]) for label in numbers]))
+    numbers = [label for label in numbers if longest[label] > least]
+    if len(numbers) > _MOST_PARTS:
+        raise _too_many()
+    parts = []
+    for label in numbers:
+        rows, columns = boxes[label - 1]
+        parts.append(_Part(labels[rows, columns] == label, columns.start, rows.start))
+    if len(parts) > 1:
+        typical = _typical([(part.longest, part.mask.sum()) for part in parts])
+        parts = [part for part in parts if not _comes_from_outside(part, mask.shape, typical)]
+    return [part for part in parts if not _is_spot(part)]
+
+
+def _typical(lengths: list[tuple[int, int]]) -> float:
+    """The length above and below which there is as much ink: of lengths, each with the ink that has it."""
+    if not lengths:
+        return 0.0
+    ordered, ink = np.array(sorted(lengths)).T
+    return float(ordered[ink.cumsum().searchsorted(ink.sum() / 2)])
+
+
+def _comes_from_outside(part: _Part, shape: tuple[int, ...], typical: float) -> bool:
+    """Whether it touches the picture's edge, and is as no other part is."""
+    at_edge = part.left == 0 or part.top == 0 or part.right == shape[1] or part.bottom == shape[0]
+    return at_edge and not 0.5 * typical < part.longest < 2.2 * typical
+
+
+def _is_spot(part: _Part) -> bool:
+    """Whether it is almost as thick as long: a blot, or a hole."""
+    if part.mask.mean() < 0.55 or not 0.4 < part.width / part.height < 2.5:
+        return False
+    filled = np.pad(part.mask, 1)
+    stroke = 4 * (ndimage.distance_transform_edt(filled)[filled] - 0.5).mean()
+    return bool(part.longest < 2.3 * stroke)
+
+
+# Lines
+
+
+def _lines(parts: list[_Part]) -> list[list[_Part]]:
+    """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts."""
+    typical = np.median([part.longest for part in parts])
+    high = [part for part in parts if part.height > 0.45 * typical] or parts
+    slope = _slope(high)
+    lines: list[list[_Part]] = []
+    for part in sorted(high, key=lambda part: part.level(slope)):
+        if lines:
+            before = lines[-1][-5:]
+            level, height = (np.mean([p.level(slope) for p in before]), np.median([p.height for p in before]))
+            if part.level(slope) - level < 0.5 * max(height, 0.8 * part.height):
+                lines[-1].append(part)
+                continue
+        lines.append([part])
+    for part in (part for part in parts if not any(part is other for other in high)):
+        line, at = min(((line, at) for line in lines for at in range(len(line))), key=lambda p: _gap(part, p[0][p[1]]))
+        if _gap(part, line[at]) < 0.2 * line[at].height:
+            line[at] = _together([line[at], part])
+    return [_stacked(sorted(line, key=lambda part: part.left)) for line in lines]
+
+
+def _slope(parts: list[_Part]) -> float:
+    """The slope along which most parts lie level with others."""
+    some = parts[:: max(1, len(parts) // 400)]
+    middles = np.array([(part.left + part.right, part.top + part.bottom) for part in some]) / 2
+    reach = 0.25 * np.median([part.height for part in some])
+    scores = []
+    for slope in _SLOPES:
+        level = middles[:, 1] - slope * middles[:, 0]
+        scores.append(np.exp(-(((level[:, np.newaxis] - level) / reach) ** 2)).sum() * (1 - abs(slope)))
+    return float(_SLOPES[int(np.argmax(scores))])
+
+
+def _gap(one: _Part, other: _Part) -> float:
+    """The distance of two boxes."""
+    across = max(one.left - other.right, other.left - one.right, 0)
+    down = max(one.top - other.bottom, other.top - one.bottom, 0)
+    return float(np.hypot(across, down))
+
+
+def _together(parts: list[_Part]) -> _Part:
+    left, top = min(part.left for part in parts), min(part.top for part in parts)
+    right, bottom = max(part.right for part in parts), max(part.bottom for part in parts)
+    mask = np.zeros((bottom - top, right - left), bool)
+    for part in parts:
+        mask[part.top - top : part.bottom - top, part.left - left : part.right - left] |= part.mask
+    return _Part(mask, left, top)
+
+
+def _stacked(line: list[_Part]) -> list[_Part]:
+    """A line in which parts one above the other are put together, such as the bar of a 5, and dashes left out."""
+    height = np.median([part.height for part in line if part.height > 0.5 * max(p.height for p in line)])
+    found: list[_Part] = []
+    for part in line:
+        for at, other in enumerate(found):
+            both = _together([part, other])
+            across, down = part.width + other.width - both.width, part.height + other.height - both.height
+            above = across > 0.5 * min(part.width, other.width) and down < 0.4 * min(part.height, other.height)
+            if above and both.height < 1.4 * height:
+                found[at] = both
+                break
+        else:
+            found.append(part)
+    return [part for part in found if part.height > 0.35 * height]
+
+
+# Candidates
+
+
+def _of_line(number: int, line: list[_Part], ink: Ink) -> list[Candidate]:
+    """The candidates of a line: its parts, runs of their pieces, and pairs of parts that are close."""
+    height = float(np.median([part.height for part in line]))
+    found: list[Candidate] = []
+    begin, before = 0, None  # the part before, if it is one piece
+
+    def add(parts: list[_Part], start: int, end: int, length: float, narrow: float = 0) -> Candidate:
+        both = _together(parts)
+        pixels = [*of_ink(_strength(both, ink)).values()][-1].reshape(784)
+        width = both.width / height
+        fit = max(0, both.width / both.height - 1) + 2 * max(0, 0.75 - both.height / height) + max(0, 0.35 - width)
+        box = (both.left, both.top, both.right, both.bottom)
+        return Candidate(pixels, box, number, start, end, 20 * fit + 0.5 * length + 6 * narrow, width)
+
+    for part in line:
+        whole = add([part], begin, begin + 1, 0)
+        aspect = part.width / max(part.height, 0.8 * height)
+        cuttable = aspect > _NARROW and (aspect > 1.1 or distances(whole.pixels[np.newaxis]).min() > _LIKE)
+        pieces = cut(part.mask, ink.pen) if cuttable else []
+        narrow = max(0, 1 - part.width / part.height)
+        if len(pieces) < 2:
+            found.append(whole)
+            if before and part.left - before.right < 0.12 * height and part.right - before.left < 1.05 * height:
+                found.append(add([before, part], begin - 1, begin + 1, 0))
+            before = part
+            begin += 1
+            continue
+        before = None
+        lengths = [*(length for _, length in pieces), 0.0]
+        for first in range(len(pieces)):
+            for last in range(first + 1, len(pieces) + 1):
+                piece = _cropped(np.any([mask for mask, _ in pieces[first:last]], axis=0), part)
+                if piece.height >= 0.55 * part.height:
+                    length = lengths[first] + lengths[last]
+                    whole_part = last - first == len(pieces)
+                    found.append(add([piece], begin + first, begin + last, length, 0 if whole_part else narrow))
+        begin += len(pieces)
+    return found
+
+
+def _cropped(mask: np.ndarray, part: _Part) -> _Part:
+    """Some of a part, in its own box."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    own = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return _Part(own, part.left + int(columns[0]), part.top + int(rows[0]))
+
+
+def _strength(part: _Part, ink: Ink) -> np.ndarray:
+    """The ink of a part with its soft edges, `(H, W)`, float32, 0 to 1, and nothing of what is near it."""
+    margin = max(1, round(0.25 * ink.pen))
+    mask = np.pad(part.mask, margin)
+    depth, width = ink.strength.shape
+    rows, columns = (
+        np.arange(part.top - margin, part.bottom + margin),
+        np.arange(part.left - margin, part.right + margin),
+    )
+    strength = ink.strength[np.ix_(rows.clip(0, depth - 1), columns.clip(0, width - 1))]
+    full = max(float(np.percentile(strength[mask], 75)), 1e-6)
+    return np.asarray(np.clip(strength / full, 0, 1) * ndimage.binary_dilation(mask, _EIGHT, margin), np.float32)

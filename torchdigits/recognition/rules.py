@@ -1,0 +1,114 @@
+"""The rules of ruled and squared paper, and the frames of forms: straight lines that nobody wrote."""
+
+import numpy as np
+from scipy import ndimage
+
+from torchdigits.recognition.ink import Ink
+
+_SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
+_COVERED = 0.88  # of a line, by ink
+_MOST = 20_000  # pieces of ink; where there are more, it is noise
+_BORDER, _INSIDE = 0.12, 0.25  # of a frame's shorter side, where its ink is; and of its ink, what may be elsewhere
+_EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
+
+
+def without_rules(ink: Ink) -> np.ndarray:
+    """Where it is written, `(H, W)`, bool, without lines that are straight and much longer than what else is there.
+
+    Where a stroke crosses a line, it is thicker than the line usually is, and stays.
+    """
+    mask = _without_frames(ink.mask, ink.pen)
+    for _ in range(2):  # shorter ones may be told from digits when the longest are gone
+        length = _least_length(mask, ink.pen)
+        if length is None:
+            return mask
+        lines = np.zeros_like(mask)
+        for turned in (False, True):
+            view = mask.T if turned else mask
+            if view.shape[1] > length > 8:
+                on = _without_crossings(view, _on_lines(view, int(length)))
+                lines |= on.T if turned else on
+        rest = mask & ~lines
+        left = _typical(_lengths(rest), ink.pen)
+        if not lines.any() or not left or length < 1.2 * left:
+            return mask
+        mask = rest
+    return mask
+
+
+def _without_frames(mask: np.ndarray, pen: float) -> np.ndarray:
+    """Without connected ink that runs along the sides of its box, around other ink."""
+    labels, number = ndimage.label(mask, _EIGHT)
+    boxes = ndimage.find_objects(labels)
+    if not 2 <= number <= _MOST:
+        return mask
+    sides = np.array([(columns.start, rows.start, -columns.stop, -rows.stop) for rows, columns in boxes])
+    lengths = (-sides[:, 2:] - sides[:, :2]).max(1)
+    frames = []
+    for at in np.flatnonzero(lengths > 6 * pen):
+        inside = (sides > sides[at]).all(1)
+        if not inside.any() or lengths[inside].max() < 0.3 * lengths[at]:
+            continue
+        own = labels[boxes[at]] == at + 1
+        margin = max(2, int(_BORDER * min(own.shape)))
+        if own[margin:-margin, margin:-margin].sum() < _INSIDE * own.sum():
+            frames.append(at + 1)
+    return mask & ~np.isin(labels, frames) if frames else mask
+
+
+def _least_length(mask: np.ndarray, pen: float) -> float | None:
+    """How long a line must be for a rule; None if nothing is as long as that."""
+    lengths = _lengths(mask)
+    if not lengths.size or len(lengths) > _MOST or not (typical := _typical(lengths, pen)):
+        return None
+    longest = lengths.max()
+    if len(lengths) > 1 and longest < 1.6 * typical and longest < 0.5 * max(mask.shape):
+        return None
+    others = _typical(lengths[lengths < 0.7 * longest], pen)
+    return 1.8 * others if others else 0.85 * min(mask.shape)
+
+
+def _lengths(mask: np.ndarray) -> np.ndarray:
+    """The longer side of each piece of ink."""
+    boxes = ndimage.find_objects(ndimage.label(mask, _EIGHT)[0])
+    return np.array([max(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes])
+
+
+def _typical(lengths: np.ndarray, pen: float) -> float:
+    """The length above and below which there is as much ink, specks left out; 0 if there is nothing else."""
+    ordered = np.sort(lengths[lengths > 2 * pen])
+    return float(ordered[ordered.cumsum().searchsorted(ordered.sum() / 2)]) if ordered.size else 0.0
+
+
+def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
+    """What lies on lines of so many pixels, within six degrees of the rows."""
+    found = np.zeros_like(mask)
+    rows, columns = np.nonzero(mask)
+    for slope in _SLOPES:
+        shift = np.round(slope * np.arange(mask.shape[1])).astype(int)
+        shift -= shift.min()
+        sheared = np.zeros((mask.shape[0] + shift.max(), mask.shape[1]), np.float32)
+        sheared[rows + shift[columns], columns] = 1
+        middles = ndimage.uniform_filter1d(sheared, length, axis=1, mode="constant") > _COVERED
+        if middles.any():
+            lines = ndimage.maximum_filter1d(middles, length, axis=1, mode="constant")
+            found[rows, columns] |= lines[rows + shift[columns], columns]
+    return found
+
+
+def _without_crossings(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Of lines along the rows, what is no thicker than they usually are."""
+    if not lines.any():
+        return lines
+    thickness = _runs(mask.T).T
+    usual = float(np.median(thickness[lines]))
+    return lines & (thickness <= max(1.6 * usual, usual + 2))
+
+
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """For each pixel, the length of the run along the row that it belongs to; 0 outside of them."""
+    flat = np.pad(mask, ((0, 0), (0, 1))).ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    lengths = np.zeros(flat.size, np.int32)
+    lengths[flat] = np.repeat(edges[1::2] - edges[::2], edges[1::2] - edges[::2])
+    return lengths.reshape(len(mask), -1)[:, :-1]

@@ -1,0 +1,105 @@
+"""How far a shape is from those of digits: the doubt that an answer leaves.
+
+A shape is described by the directions of its edges, in 4x4 cells; each digit's shapes by three normal distributions,
+fitted to MNIST's training images by `scripts/shapes.py`: a quadratic discriminant on gradients, as in Kimura,
+Takashina, Tsuruoka and Miyake, "Modified quadratic discriminant functions and the application to Chinese character
+recognition" (1987). It answers nothing: the network does. It only tells what is like a digit from what is not.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+FILE = Path(__file__).with_name("shapes.npz")
+DIRECTIONS, CELLS = 12, 4
+_AT_ONCE = 500  # images
+
+
+class Shapes(NamedTuple):
+    """The shapes of digits.
+
+    Attributes:
+        mean, basis: of the features: `(192,)`, and `(192, 64)`, their principal directions.
+        digits: of each kind of shape, the digit, `(K,)`.
+        whitening, centres: of each kind, `(K, 64, 64)` and `(K, 64)`: `|whitening @ x - centre|²` is the squared
+            Mahalanobis distance of features `x` in the basis.
+        quantiles: of the training images' distances, from 0 to 1, evenly spaced.
+    """
+
+    mean: np.ndarray
+    basis: np.ndarray
+    digits: np.ndarray
+    whitening: np.ndarray
+    centres: np.ndarray
+    quantiles: np.ndarray
+
+
+@cache
+def shapes() -> Shapes:
+    """Those that come along."""
+    with np.load(FILE, allow_pickle=False) as file:
+        return Shapes(*(file[name].astype(np.int64 if name == "digits" else np.float32) for name in Shapes._fields))
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """The directions of edges: how much there is of each of 12, in each of 4x4 cells, and of that the square root.
+
+    Args:
+        images: `(N, 784)`, uint8.
+
+    Returns:
+        `(N, 192)`, float32.
+    """
+    smooth = ndimage.gaussian_filter(images.reshape(-1, 28, 28).astype(np.float32) / 255, (0, 1, 1))
+    down, across = np.gradient(smooth, axis=(1, 2))
+    strength = np.hypot(across, down)
+    direction = np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS % DIRECTIONS
+    below = direction.astype(np.intp) % DIRECTIONS  # % as 12.0 may come out
+    share = direction - np.floor(direction)
+    edges = np.zeros((len(smooth), DIRECTIONS, 28, 28), np.float32)
+    image, row, column = np.ogrid[: len(smooth), :28, :28]
+    edges[image, below, row, column] = strength * (1 - share)
+    edges[image, (below + 1) % DIRECTIONS, row, column] = strength * share
+    size = 22 / CELLS  # pixels, as a digit has 20
+    middles = 2.5 + size * (np.arange(CELLS)[:, np.newaxis] + 0.5)
+    window = np.exp(-(((np.arange(28) - middles) / (0.55 * size)) ** 2) / 2).astype(np.float32)
+    window /= window.sum(1, keepdims=True)
+    return np.sqrt(window @ edges @ window.T).reshape(len(images), -1)
+
+
+def distances(images: np.ndarray) -> np.ndarray:
+    """The squared Mahalanobis distance of images `(N, 784)`, uint8, to the nearest shapes of each digit, `(N, 10)`."""
+    known = shapes()
+    found = np.empty((len(images), 10), np.float32)
+    for start in range(0, len(images), _AT_ONCE):
+        at = (features(images[start : start + _AT_ONCE]) - known.mean) @ known.basis
+        white = at @ known.whitening.reshape(-1, at.shape[1]).T
+        squares = ((white.reshape(len(at), *known.centres.shape) - known.centres) ** 2).sum(2)
+        for digit in range(10):
+            found[start : start + _AT_ONCE, digit] = squares[:, known.digits == digit].min(1)
+    return found
+
+
+def unlikeness(images: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """How unlike digits images `(N, 784)`, uint8, are, `(N,)`.
+
+    It is the mean of two of their `distances`: to the shapes of the digit that is answered, and to the nearest of any.
+    """
+    found = distances(images)
+    return np.asarray((found[np.arange(len(answers)), answers] + found.min(1)) / 2)
+
+
+def doubts(unlike: np.ndarray) -> np.ndarray:
+    """How doubtful answers are: the share of MNIST's training images that are less unlike their digits.
+
+    Args:
+        unlike: as `unlikeness` has it, `(N,)`.
+
+    Returns:
+        `(N,)`, 0 to 1, in steps of a thousandth.
+    """
+    quantiles = shapes().quantiles
+    return np.asarray(quantiles.searchsorted(unlike) / len(quantiles))
