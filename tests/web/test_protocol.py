@@ -1,5 +1,6 @@
 """The HTTP server alone, before an application of three lines: what it says when it ends a connection."""
 
+import asyncio
 import json
 import resource
 import socket
@@ -22,12 +23,31 @@ from torchdigits.web.protocol import WAITING, GuardedProtocol, listen, most_conn
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
+at_work, may_end = threading.Event(), threading.Event()
+
+
 async def reads(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that answers a request once it has its body."""
+    """An application that answers a request once it has its body; to /slow, once it may."""
     if scope["type"] == "http":
         while (await receive()).get("more_body"):
             pass
+        if scope["path"] == "/slow":
+            at_work.set()
+            while not may_end.is_set():  # noqa: ASYNC110  # another thread sets it
+                await asyncio.sleep(0.001)
         await PlainTextResponse("fine")(scope, receive, send)
+
+
+@pytest.fixture
+def slow(place: tuple[str, int]) -> Iterator[socket.socket]:
+    """A connection whose request the application is answering, until it may end."""
+    at_work.clear()
+    may_end.clear()
+    with connected(place) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert at_work.wait(10)
+        yield connection
+    may_end.set()
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +112,29 @@ def test_of_just_as_many_connections_as_there_may_be_none_is_ended(
             assert [ask(other, whole) for other in (second, third)] == [b"HTTP/1.1 200 OK"] * 2
 
 
+def test_a_slow_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[str, int], request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(GuardedProtocol, "request_timeout", 0.05)
+    slow = request.getfixturevalue("slow")
+    with connected(place) as later:  # whose time begins after that of the slow one, and is over
+        later.sendall(POST)
+        assert until_the_end(later).startswith(b"HTTP/1.1 408 ")
+    may_end.set()
+    assert ask(slow, b"") == b"HTTP/1.1 200 OK"
+
+
+def test_of_too_many_connections_one_that_is_answered_stays(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[str, int], slow: socket.socket
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    with connected(place) as idle, connected(place) as third:
+        assert until_the_end(idle) == b""  # it had asked for nothing
+        may_end.set()
+        assert ask(slow, b"") == b"HTTP/1.1 200 OK"
+        assert ask(third, POST + b"Content-Length: 0\r\n\r\n") == b"HTTP/1.1 200 OK"
+
+
 def ask(connection: socket.socket, request: bytes) -> bytes:
     connection.sendall(request)
     answer = b""
@@ -107,6 +150,11 @@ def test_few_files_leave_few_connections(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert str(most_connections()) == str(connections)  # a whole number
     assert server(reads).config.backlog == accepted
+
+
+def test_it_waits_a_second_for_what_is_answered_as_it_ends_and_has_no_websockets() -> None:
+    config = server(reads).config
+    assert (config.timeout_graceful_shutdown, config.ws) == (1, "none")  # whichever packages are installed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
