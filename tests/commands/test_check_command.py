@@ -4,10 +4,16 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from conftest import Outcome
+
+from torchdigits.commands import check as command
+from torchdigits.errors import CandidateError
+from torchdigits.proof.diagnosis.file import Checked
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "proof"))
@@ -166,3 +172,72 @@ def test_words_that_make_no_sense(tmp_path: Path, words: list[str], expected: st
     done = run(tmp_path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {expected}")
+
+
+# What is asked of the process that runs a file, and what its answer becomes; no process is started.
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What was asked for; the answer is a wrong program's."""
+    questions: list[tuple[object, ...]] = []
+
+    def answer(*question: object) -> Checked:
+        questions.append(question)
+        return Checked("Wrong\n\x1b[0m\n  line", {"right": False})
+
+    monkeypatch.setattr(command, "check_file", answer)
+    return questions
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (["mine.py"], ("mine.py", None, "auto", 60)),
+        (["mine.py:Network", "--examples", "one"], ("mine.py", "Network", "one", 60)),
+        (["a:b.py:Network", "--examples", "mini-batch"], ("a:b.py", "Network", "mini-batch", 60)),
+        (["c:d.py", "--seconds", "0.5"], ("c:d.py", None, "auto", 0.5)),  # a file that is there
+        (["none.py", "--seconds", "999999.5"], ("none.py", None, "auto", 999999.5)),
+    ],
+)
+def test_what_is_asked_for(
+    run_script: Callable[..., Outcome],
+    asked: list[tuple[object, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    question: tuple[object, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c:d.py").touch()
+    assert run_script("check.py", *words) == (1, "Wrong\n?[0m\n  line\n", "")
+    assert asked == [(Path(str(question[0])), *question[1:])]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e6", "inf"])
+def test_a_time_that_makes_no_sense_is_one_line(
+    run_script: Callable[..., Outcome], asked: list[tuple[object, ...]], seconds: str
+) -> None:
+    said = f"error: --seconds {float(seconds)}: it must be more than 0, and less than a million\n"
+    assert run_script("check.py", "mine.py", "--seconds", seconds) == (2, "", said)
+    assert asked == []
+
+
+def test_an_error_is_told_with_the_lines_that_belong_to_it(
+    run_script: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise CandidateError("it raises ValueError: \x1b\n  line 1\n  line 2: \x1b")
+
+    monkeypatch.setattr(command, "check_file", fail)
+    said = "error: mine.py: it raises ValueError: ?\n  line 1\n  line 2: ?\n"
+    assert run_script("check.py", "mine.py") == (2, "", said)
+
+
+@pytest.mark.parametrize(("right", "status"), [(True, 0), (False, 1)])
+def test_the_object_is_what_was_found(
+    run_script: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, right: bool, status: int
+) -> None:
+    monkeypatch.setattr(command, "check_file", lambda *_: Checked("in words", {"right": right, "findings": []}))
+    outcome = run_script("check.py", "mine.py", "--json")
+    assert (outcome.status, json.loads(outcome.out), outcome.err) == (status, {"right": right, "findings": []}, "")
