@@ -64,9 +64,9 @@ def unexplained(
         last = layer == len(one.problem.weights)
         equation: Equation = "BP3" if w else "BP4" if b else "BP1" if last else "BP2"
         said = "" if last else f"right up to layer {layer + 1}"
-        names = " and ".join(f"dC/d{kind}({layer})" for kind, right in (("b", b), ("W", w)) if not right)
-        text = f"{names} {'are' if ' and ' in names else 'is'} wrong, by no mistake that is known here"
-        known = [f"dC/d{kind}({layer})" for kind in "bW" if ratios[f"dC/d{kind}({layer})"] is not None]
+        wrong = [f"dC/d{kind}({layer})" for kind, right in (("b", b), ("W", w)) if not right]
+        text = f"{' and '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} wrong, by no mistake that is known here"
+        known = [name for name in wrong if ratios[name] is not None]
         if known:
             text += "; " + ", ".join(f"{n} is {ratios[n]:.6g} times what it should be" for n in known)
         place = "output" if last else "first" if layer == 1 else f"layer {layer}"
