@@ -70,15 +70,16 @@ def test_an_epochs_line_is_that_of_the_last_row(digits: DigitSplits, monkeypatch
         {"epoch": epoch, "validation_accuracy": round(correct / 290, 6), "training_cost": cost, "seconds": seconds}
         for epoch, correct, cost, seconds in (
             (1, 101, 0.2, 9.0),
-            (2, 217, 0.12345678, 1.2345),
+            (2, 102, 0.1, 8.0),
+            (3, 217, 0.12345678, 1.2345),
         )
     ]
     record = EpochRecord(Path(), {}, rows)
-    trainer = at(1, callbacks=[RunBar(), record, EpochLines()], datamodule=SimpleNamespace(splits=digits))
+    trainer = at(2, callbacks=[RunBar(), record, EpochLines()], datamodule=SimpleNamespace(splits=digits))
     written = Written()
     monkeypatch.setattr("sys.stdout", written)
     EpochLines().on_train_epoch_end(trainer, L.LightningModule())
-    assert written.shown == "Epoch 2/3: 217 / 290 validation, cost 0.1235, 1.23 s\n"
+    assert written.shown == "Epoch 3/3: 217 / 290 validation, cost 0.1235, 1.23 s\n"
 
 
 class Written(io.StringIO):
