@@ -484,7 +484,7 @@ def pages(
     )
     table.add_column("page", no_wrap=True)
     for heading in ("digits", "pages right", "found", "invented", "right", "sure", "ms"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         shares = (row.pages, row.found, row.invented, row.right, row.sure)
         name = row.condition if row.tuned else f"{row.condition} *"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchdigits.recognition.recognizer import Page, Recognizer
 
 _MAX_SHOWN = 12  # pictures in one figure
+_MOST_STRANGE = 0.4  # of what is found on a page: what may be unsure, for it to be one of digits
 _AT_ONCE = 32  # pictures whose digits go through the network together
 _MOST_WORKERS = 8  # each takes 70 MB, and up to 700 for a large picture
 
@@ -80,11 +81,8 @@ def predict(
                 strips.append(_strip(Path(name).name, page, look[1]))
             if json:
                 print(json_format.dumps({"file": str(path)} | _as_json(page, text)), flush=True)
-            elif len(page.digits) == 1:
-                digit, runner_up, activations = page.digits[0].recognition[:3]
-                guess = "" if page.digits[0].recognition.sure else "unsure, perhaps "
-                answers = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
-                print(f"{name}: {guess}{answers}", flush=True)
+            elif (said := _said_in_a_line(page, unsure)) is not None:
+                print(f"{name}: {said}", flush=True)
             else:
                 print(f"{name}:\n{text}" if several else text, flush=True)
     if show is not None and strips:
@@ -106,6 +104,19 @@ def _read(
         pages = iter(recognizer.read_all([look[0] for _, look in batch if not isinstance(look, ImageError)]))
         for path, look in batch:
             yield path, look, None if isinstance(look, ImageError) else next(pages)
+
+
+def _said_in_a_line(page: "Page", unsure: float | None) -> str | None:
+    """What is said of a single digit, or of a page that is hardly one of digits; None of another page."""
+    answers = [found.recognition for found in page.digits]
+    if len(answers) > 1:
+        strange = sum(not answer.sure for answer in answers)
+        if unsure is not None or strange <= _MOST_STRANGE * len(answers):
+            return None
+        return f"unsure: {strange} of {len(answers)} marks are hardly like digits (--unsure 1 reads them all the same)"
+    [(digit, runner_up, activations, *_, sure)] = answers
+    said = f"{digit} ({activations[digit]:.3f}), then {runner_up} ({activations[runner_up]:.3f})"
+    return said if sure else f"unsure, perhaps {said}"
 
 
 def _as_json(page: "Page", text: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Grey pictures are float32 `(H, W)`, 0 black and 255 white.
 """
 
+import math
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +16,9 @@ from torchdigits.recognition.pictures import LEAST_CONTRAST
 from torchdigits.recognition.steps import otsu_threshold
 
 NO_INK = "there is no ink on it"
-_SKETCH = 400  # pixels of the longer side of the picture on which the pen's width is estimated
+_SKETCH = 400  # pixels of a side, if it were square, of the picture on which the pen's width is estimated
 _DARKEST = 64.0  # paper, beside which the steps of grey are not counted as ink
-_SQUARES = (0.5, 0.25, 0.12, 0.06)  # of the sketch's longer side: what is narrower may be ink
+_SQUARES = (0.5, 0.25, 0.12, 0.06)  # of that side: what is narrower may be ink
 _SQUARE = 6  # widths of the pen, then
 _STRONG = 0.45  # of full ink: where a stroke ends, and what shines through does not begin
 
@@ -46,28 +48,25 @@ def ink_of(grey: np.ndarray) -> Ink:
         NoInkError: nothing is written on it, or too faintly.
     """
     grey = np.clip(255 - grey if is_light_on_dark(grey) else grey, 1, None)
-    smooth = max(grey.shape) > 56
-    factor = max(1, max(grey.shape) // _SKETCH)
+    smooth, side = max(grey.shape) > 56, math.sqrt(grey.size)
+    factor = max(1, int(side / _SKETCH))
     sketch = _reduced(grey, factor)
-    found, trouble = None, NoInkError(NO_INK)
+    found = None
     for share in _SQUARES:
-        size = max(5, int(share * max(sketch.shape)))
-        try:
+        size = max(5, int(share * side / factor))
+        with suppress(NoInkError):
             found = _ink(sketch, size, smooth)
-        except NoInkError as error:
-            trouble = error
-            continue
-        if not _fills(found.mask, 0.4 * size):
-            break
+            if not _fills(found.mask, 0.4 * size):
+                break
     if found is None:
-        raise trouble
-    pen = factor * found.pen
-    return _ink(grey, max(5, int(_SQUARE * pen)), smooth) if _SQUARE * pen < 0.7 * factor * size else found
+        return _ink(grey, factor * size, smooth)  # which may have what the sketch does not show
+    square = max(5, min(int(_SQUARE * factor * found.pen), factor * size))
+    return found if factor == 1 and square > 0.7 * size else _ink(grey, square, smooth)
 
 
 def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
-    sketch = _reduced(grey, max(1, max(grey.shape) // 200))
+    sketch = _reduced(grey, max(1, int(math.sqrt(grey.size) / 200)))
     around = ndimage.uniform_filter(sketch, max(3, max(sketch.shape) // 3))
     return bool(((sketch - around) ** 3).sum() > 0)
 
@@ -90,7 +89,9 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     strong = candidates[candidates > otsu_threshold(candidates)]
     full = float(np.median(strong if strong.size else candidates))
     if full - level < LEAST_CONTRAST:
-        raise NoInkError(f"its ink is too faint, {full:.0%} darker than the paper: use a darker pen, or more light")
+        raise NoInkError(
+            f"its ink is too faint, {full - level:.0%} darker than the paper: use a darker pen, or more light"
+        )
     mask = smoothed > max(least, level + _STRONG * (full - level))
     return Ink(strength, mask, min(_median_run(mask), _median_run(mask.T)))
 

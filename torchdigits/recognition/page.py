@@ -18,7 +18,7 @@ from torchdigits.recognition.shapes import distances
 from torchdigits.recognition.steps import Box, of_ink
 
 _EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
-_MOST_PARTS, _MOST_CANDIDATES = 1000, 5000
+_MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
 _NARROW = 0.5  # of its height: a part that is no two digits
 _LIKE = 60.0  # distance, as `distances` has it, of a part that needs no cuts: nine in ten of MNIST's have less

@@ -18,6 +18,7 @@ from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
 _HOPELESS = 150.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
+_WIDEST = 1.3  # in heights: as wide are one in a hundred of MNIST's digits
 _LIKE = 75.0  # distance, as `distances` has it, of what is taken for one digit: 97 in 100 of MNIST's have less
 
 
@@ -111,7 +112,7 @@ def _seen(grey: Grey) -> tuple[Digit, list[Candidate]]:
     with suppress(NoInkError):
         digit = whole_digit(pixels)
         distance = float(distances(digit.pixels[np.newaxis]).min())
-        if "as it is" in digit.steps or (digit.alone and distance < _LIKE):
+        if "as it is" in digit.steps or (digit.alone and distance < _LIKE and digit.aspect < _WIDEST):
             return digit, []
     try:
         found = candidates(pixels)

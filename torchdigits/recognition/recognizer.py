@@ -193,7 +193,7 @@ def _read(sight: Sight, answers: list[Recognition]) -> Page:
     left, top, right, bottom = _box(sight.box)
     too_wide = max(0.0, (right - left) / max(1, bottom - top) - 1)
     cost = _cost(whole, max(1.0, wide)) + _TOO_WIDE * too_wide
-    one = cost < total or whole.distance < _ONE or sum(map(len, lines)) == 1
+    one = cost < total or (whole.distance < _ONE and too_wide < 0.3) or sum(map(len, lines)) == 1
     return Page(size, as_one if one else lines)
 
 

@@ -21,6 +21,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom: the first column an
 
 # Pixels of the longer side: of the picture while the digit is looked for, and of the digit after that.
 _SEARCHED, _DIGIT = 256, 160
+_TRACED = 96  # pixels of the longer side of a digit, while its strokes are measured and moved
 _MARGIN = 0.2  # around the digit, as a share of its longer side
 # Widths of a stroke, in pixels of the 20x20 box: from the median to the upper quartile of MNIST's training images.
 _STROKE_WIDTHS = (2.5, 3.0)
@@ -40,6 +41,12 @@ class Digit(NamedTuple):
     box: Box
     steps: dict[str, np.ndarray]
     alone: bool
+
+    @property
+    def aspect(self) -> float:
+        """The box's width in heights."""
+        left, top, right, bottom = self.box
+        return (right - left) / max(1, bottom - top)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -224,14 +231,14 @@ def match_stroke(ink: np.ndarray) -> np.ndarray:
     Their width is 4 times the mean distance to the edge, as in any long stroke.
     """
     length = max(ink.shape)
-    height, width = (max(1, round(_DIGIT * side / length)) for side in ink.shape)
-    mask = np.pad(_resize(ink, height, width), _DIGIT // 10) > 0.5
+    height, width = (max(1, round(_TRACED * side / length)) for side in ink.shape)
+    mask = np.pad(_resize(ink, height, width), _TRACED // 10) > 0.5
     inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
-    stroke = 4 * inside[mask].mean() * 20 / _DIGIT
+    stroke = 4 * inside[mask].mean() * 20 / _TRACED
     target = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
     if target == stroke:
         return ink
-    outwards = (target - stroke) / (1 - target / 20) / 2 * _DIGIT / 20  # as the box of 20 pixels will grow with it
+    outwards = (target - stroke) / (1 - target / 20) / 2 * _TRACED / 20  # as the box of 20 pixels will grow with it
     distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
     return trim(np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32))
 
