@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Outcome, assert_one_line_error
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from torchdigits import Recognizer, SigmoidMLP
 from torchdigits.data.datasets import DigitSplits
@@ -74,6 +74,83 @@ def test_predict_can_speak_json(run_script: Run, pictures: list[Path]) -> None:
         digit = answer | {"doubt": found.doubt, "sure": found.sure, "box": list(box)}
         expected = {"file": str(path), **answer, "text": str(found.digit), "digits": [digit]}
         assert json.loads(line) == expected
+
+
+@pytest.fixture
+def row(tmp_path: Path, mnist: DigitSplits) -> Path:
+    """Six digits in two lines, the last of which is upside down, and so hardly one."""
+    images = 255 - mnist.test.images[:6].view(-1, 28, 28).numpy()
+    images[5] = images[5][::-1, ::-1]
+    page = np.vstack([np.hstack([*images[:3]]), np.hstack([*images[3:]])])
+    Image.fromarray(page).resize((336, 224)).save(path := tmp_path / "page.png")
+    return path
+
+
+def test_a_page_is_printed_as_it_stands(run_script: Run, row: Path, pictures: list[Path], tmp_path: Path) -> None:
+    page = Recognizer().read(row)
+    assert page.text.startswith("721\n04")
+    assert run_script("predict.py", row).out == f"{page.text}\n"
+    both = run_script("predict.py", row, pictures[0]).out
+    assert both.startswith(f"{row}:\n{page.text}\n{pictures[0]}: ")
+    doubts = [found.recognition.doubt for found in page.digits]
+    for level in (0, np.median(doubts), 1):
+        text = "".join(
+            str(found.recognition.digit) if doubt <= level else "?"
+            for found, doubt in zip(page.digits, doubts, strict=True)
+        )
+        assert run_script("predict.py", row, "--unsure", level).out == f"{text[:3]}\n{text[3:]}\n"
+    answer = json.loads(run_script("predict.py", row, "--json").out)
+    assert (answer["text"], [found["box"] for found in answer["digits"]]) == (
+        page.text,
+        [[*f.box] for f in page.digits],
+    )
+    assert {"digit", "activations"}.isdisjoint(answer)
+    show = tmp_path / "show.png"
+    assert run_script("predict.py", row, "--show", show).status == 0
+    with Image.open(show) as drawn:
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(2**24) or ()}
+    assert (0x18, 0x70, 0xBE) in colours  # the boxes
+    for wrong in ("-0.1", "1.1", "nan"):
+        assert_one_line_error(run_script("predict.py", row, f"--unsure={wrong}"), "--unsure", "0 to 1")
+
+
+def test_what_is_hardly_a_digit_is_called_unsure(run_script: Run, tmp_path: Path) -> None:
+    """A star; and a page of crosses."""
+    star, crosses = Image.new("L", (200, 200), 255), Image.new("L", (600, 300), 255)
+    draw = ImageDraw.Draw(star)
+    for turn in range(4):
+        x, y = 70 * np.cos(turn * np.pi / 4), 70 * np.sin(turn * np.pi / 4)
+        draw.line([(100 - x, 100 - y), (100 + x, 100 + y)], 0, 12)
+    draw = ImageDraw.Draw(crosses)
+    for left in range(50, 550, 100):
+        for top in (60, 180):
+            draw.line([(left, top), (left + 50, top + 60)], 0, 8)
+            draw.line([(left + 50, top), (left, top + 60)], 0, 8)
+    star.save(tmp_path / "star.png")
+    crosses.save(tmp_path / "crosses.png")
+    assert ": unsure" in run_script("predict.py", tmp_path / "star.png").out
+    assert ": unsure: 10 of 10 marks" in run_script("predict.py", tmp_path / "crosses.png").out
+    assert run_script("predict.py", tmp_path / "crosses.png", "--unsure", 0.9).out == "?????\n?????\n"
+
+
+def test_formats_that_cannot_be_read_are_named(run_script: Run, tmp_path: Path) -> None:
+    """In a folder too, where other files are passed over."""
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name, content in (
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0"),
+        ("b.avif", b"\0\0\0\x18ftypavif\0\0\0\0"),
+        ("c.pdf", b"%PDF-1.7\n"),
+        ("d.txt", b"7"),
+    ):
+        (folder / name).write_bytes(content)
+    outcome = run_script("predict.py", folder)
+    assert outcome.status == 2
+    errors = outcome.err.splitlines()
+    assert len(errors) == 3
+    for name, kind, line in zip("abc", ("HEIC", "AVIF", "PDF"), errors, strict=True):
+        assert line.startswith(f"error: {folder / name}.")
+        assert line.endswith(f": it is {kind}, which cannot be read: save it as JPEG or PNG")
 
 
 def test_folders_and_patterns_name_pictures(run_script: Run, pictures: list[Path], tmp_path: Path) -> None:

@@ -231,6 +231,33 @@ def test_a_picture_is_read_instead_of_a_drawing(page: Page, digits: DigitSplits)
     assert ink(page) == 0
 
 
+def test_a_page_is_read_and_each_of_its_digits_can_be_chosen(page: Page, mnist: DigitSplits) -> None:
+    images = 255 - mnist.test.images.view(-1, 28, 28).numpy()
+    picture = np.vstack([np.hstack([*images[:4]]), np.hstack([*images[4:8]])]).repeat(3, 0).repeat(3, 1)
+    Image.fromarray(picture).save(file := io.BytesIO(), "PNG")
+    expected = Recognizer().read(picture)
+    assert [len(line) for line in expected.lines] == [4, 4]
+    with page.expect_file_chooser() as chooser:
+        page.click("#choose")
+    chooser.value.set_files({"name": "page.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    buttons = page.locator("#text button")
+    expect(buttons).to_have_text([*expected.text.replace("\n", "")])
+    expect(page.locator("#text div")).to_have_text(expected.text.split("\n"))
+    for place, (box, found) in enumerate(expected.digits):
+        if place % 2:
+            buttons.nth(place).press("Enter")
+        else:  # the picture is fitted into the paper, a square
+            (width, height), (left, top, right, bottom) = expected.size, box
+            x, y = (left + right) / 2 / width, 0.5 + ((top + bottom) / 2 - height / 2) / width
+            page.mouse.click(*on_paper(page, [(x, y)])[0])
+        np.testing.assert_array_equal(seen(page), found.pixels)
+        np.testing.assert_allclose(bars(page), found.activations, rtol=1e-5, atol=1e-5)
+        unsure = re.compile("unsure" if not found.sure else "^$")
+        expect(buttons.nth(place)).to_have_class(unsure)
+    page.click("#clear")
+    expect(page.locator("#text")).to_be_hidden()
+
+
 def test_what_is_no_picture_is_said_in_a_line_and_drawing_goes_on(page: Page, trouble: list[str]) -> None:
     Image.new("L", (99, 99)).save(blank := io.BytesIO(), "PNG")
     for media_type, buffer, words in (

@@ -46,7 +46,7 @@ def predict(
     Args:
         pictures: files, folders, or patterns such as 'scans/*.png'; of any size and colours.
         checkpoint: the network (default: the shipped one).
-        unsure: print ? for a digit on a page whose doubt is above this, 0 to 1; 0.985 suits most.
+        unsure: print ? for a digit on a page whose doubt is above this, 0 to 1; 0.984 suits most.
         show: a new file: how a digit was prepared, or where the digits of a page are.
         json: print a JSON object for each picture.
 
@@ -57,7 +57,7 @@ def predict(
         ImageError: no picture is named.
         SystemExit: with status 2, at the end, if a picture could not be read; stderr has a line about each.
     """
-    if unsure is not None and not 0 <= unsure <= 1:
+    if unsure is not None and not 0 <= unsure <= 1:  # nor NaN
         raise OptionError(f"--unsure {unsure:g}: it must be 0 to 1")
     files, failed = _files(pictures)
     if show is not None:
