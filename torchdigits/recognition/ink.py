@@ -93,7 +93,8 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
             f"its ink is too faint, {full - level:.0%} darker than the paper: use a darker pen, or more light"
         )
     mask = smoothed > max(least, level + _STRONG * (full - level))
-    return Ink(strength, mask, min(_median_run(mask), _median_run(mask.T)))
+    widths = np.minimum(run_lengths(mask), run_lengths(mask.T).T)[mask]
+    return Ink(strength, mask, float(np.median(widths)))
 
 
 def _fills(mask: np.ndarray, size: float) -> bool:
@@ -101,10 +102,13 @@ def _fills(mask: np.ndarray, size: float) -> bool:
     return bool(ndimage.minimum_filter(mask, max(3, int(size)), mode="constant", cval=0).any())
 
 
-def _median_run(mask: np.ndarray) -> float:
-    """The median length of runs along the rows."""
-    edges = np.flatnonzero(np.diff(mask, axis=1, prepend=False, append=False))
-    return float(np.median(edges[1::2] - edges[::2])) if edges.size else 1.0
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """For each pixel, the length of the run along the row that it belongs to; 0 outside of them."""
+    flat = np.pad(mask, ((0, 0), (0, 1))).ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    lengths = np.zeros(flat.size, np.int32)
+    lengths[flat] = np.repeat(edges[1::2] - edges[::2], edges[1::2] - edges[::2])
+    return lengths.reshape(len(mask), -1)[:, :-1]
 
 
 def _reduced(grey: np.ndarray, factor: int) -> np.ndarray:

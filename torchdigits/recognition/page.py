@@ -236,14 +236,14 @@ def _of_line(number: int, line: list[_Part], ink: Ink) -> list[Candidate]:
         width = both.width / height
         fit = max(0, both.width / both.height - 1) + 2 * max(0, 0.75 - both.height / height) + max(0, 0.35 - width)
         box = (both.left, both.top, both.right, both.bottom)
-        return Candidate(pixels, box, number, start, end, 20 * fit + 0.5 * length + 6 * narrow, width)
+        return Candidate(pixels, box, number, start, end, 20 * fit + 0.5 * length + 10 * narrow, width)
 
     for part in line:
         whole = add([part], begin, begin + 1, 0)
         aspect = part.width / max(part.height, 0.8 * height)
         cuttable = aspect > _NARROW and (aspect > 1.1 or distances(whole.pixels[np.newaxis]).min() > _LIKE)
         pieces = cut(part.mask, ink.pen) if cuttable else []
-        narrow = max(0, 1 - part.width / part.height)
+        narrow = max(0, 1.6 - part.width / part.height)
         if len(pieces) < 2:
             found.append(whole)
             if before and part.left - before.right < 0.12 * height and part.right - before.left < 1.05 * height:

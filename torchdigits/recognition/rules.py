@@ -3,10 +3,11 @@
 import numpy as np
 from scipy import ndimage
 
-from torchdigits.recognition.ink import Ink
+from torchdigits.recognition.ink import Ink, run_lengths
 
 _SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
 _COVERED = 0.88  # of a line, by ink
+_STICKING_OUT = 1.25  # how much longer than what is left a rule is
 _MOST = 20_000  # pieces of ink; where there are more, it is noise
 _BORDER, _INSIDE = 0.12, 0.25  # of a frame's shorter side, where its ink is; and of its ink, what may be elsewhere
 _EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
@@ -18,21 +19,16 @@ def without_rules(ink: Ink) -> np.ndarray:
     Where a stroke crosses a line, it is thicker than the line usually is, and stays.
     """
     mask = _without_frames(ink.mask, ink.pen)
-    for _ in range(2):  # shorter ones may be told from digits when the longest are gone
-        length = _least_length(mask, ink.pen)
-        if length is None:
-            return mask
+    for length in _lengths_of_rules(mask, ink.pen):
         lines = np.zeros_like(mask)
         for turned in (False, True):
             view = mask.T if turned else mask
-            if view.shape[1] > length > 8:
-                on = _without_crossings(view, _on_lines(view, int(length)))
+            if view.shape[1] > length:
+                on = _without_crossings(view, _on_lines(view, length))
                 lines |= on.T if turned else on
         rest = mask & ~lines
-        left = _typical(_lengths(rest), ink.pen)
-        if not lines.any() or not left or length < 1.2 * left:
-            return mask
-        mask = rest
+        if lines.any() and 0 < _STICKING_OUT * _typical(*_pieces(rest), ink.pen) < length:
+            mask = rest
     return mask
 
 
@@ -56,28 +52,38 @@ def _without_frames(mask: np.ndarray, pen: float) -> np.ndarray:
     return mask & ~np.isin(labels, frames) if frames else mask
 
 
-def _least_length(mask: np.ndarray, pen: float) -> float | None:
-    """How long a line must be for a rule; None if nothing is as long as that."""
-    lengths = _lengths(mask)
-    if not lengths.size or len(lengths) > _MOST or not (typical := _typical(lengths, pen)):
-        return None
-    longest = lengths.max()
+def _lengths_of_rules(mask: np.ndarray, pen: float) -> list[int]:
+    """How long a line may have to be for a rule, the longest first; nothing, if nothing sticks out."""
+    lengths, areas = _pieces(mask)
+    typical = _typical(lengths, areas, pen)
+    if not typical or len(lengths) > _MOST:
+        return []
+    longest = int(lengths.max())
     if len(lengths) > 1 and longest < 1.6 * typical and longest < 0.5 * max(mask.shape):
-        return None
-    others = _typical(lengths[lengths < 0.7 * longest], pen)
-    return 1.8 * others if others else 0.85 * min(mask.shape)
+        return []
+    others = lengths < 0.7 * longest
+    found = {int(0.5 * longest), int(0.25 * longest), int(1.8 * _typical(lengths[others], areas[others], pen))}
+    if not others.any():  # a single digit may be as long as its longest stroke
+        found = {int(0.85 * min(mask.shape))}
+    return sorted((length for length in found if length > 8 * pen), reverse=True)
 
 
-def _lengths(mask: np.ndarray) -> np.ndarray:
-    """The longer side of each piece of ink."""
-    boxes = ndimage.find_objects(ndimage.label(mask, _EIGHT)[0])
-    return np.array([max(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes])
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The longer side of each piece of ink, and its area."""
+    labels, number = ndimage.label(mask, _EIGHT)
+    boxes = ndimage.find_objects(labels)
+    lengths = [max(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes]
+    return np.array(lengths, int), np.bincount(labels.ravel(), minlength=number + 1)[1:]
 
 
-def _typical(lengths: np.ndarray, pen: float) -> float:
+def _typical(lengths: np.ndarray, areas: np.ndarray, pen: float) -> float:
     """The length above and below which there is as much ink, specks left out; 0 if there is nothing else."""
-    ordered = np.sort(lengths[lengths > 2 * pen])
-    return float(ordered[ordered.cumsum().searchsorted(ordered.sum() / 2)]) if ordered.size else 0.0
+    large = lengths > 2 * pen
+    if not large.any():
+        return 0.0
+    order = lengths[large].argsort()
+    ink = areas[large][order].cumsum()
+    return float(lengths[large][order][ink.searchsorted(ink[-1] / 2)])
 
 
 def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
@@ -100,15 +106,6 @@ def _without_crossings(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
     """Of lines along the rows, what is no thicker than they usually are."""
     if not lines.any():
         return lines
-    thickness = _runs(mask.T).T
+    thickness = run_lengths(mask.T).T
     usual = float(np.median(thickness[lines]))
     return lines & (thickness <= max(1.6 * usual, usual + 2))
-
-
-def _runs(mask: np.ndarray) -> np.ndarray:
-    """For each pixel, the length of the run along the row that it belongs to; 0 outside of them."""
-    flat = np.pad(mask, ((0, 0), (0, 1))).ravel()
-    edges = np.flatnonzero(np.diff(flat, prepend=False))
-    lengths = np.zeros(flat.size, np.int32)
-    lengths[flat] = np.repeat(edges[1::2] - edges[::2], edges[1::2] - edges[::2])
-    return lengths.reshape(len(mask), -1)[:, :-1]

@@ -25,6 +25,7 @@ _TRACED = 96  # pixels of the longer side of a digit, while its strokes are meas
 _MARGIN = 0.2  # around the digit, as a share of its longer side
 # Widths of a stroke, in pixels of the 20x20 box: from the median to the upper quartile of MNIST's training images.
 _STROKE_WIDTHS = (2.5, 3.0)
+_AT_EDGE = 0.15  # of the picture's edge, along ink: from there on it may be a shadow
 _AS_LARGE = 0.3  # of the length of what is taken for the digit: what may be another
 _FAINT = 0.1  # of the darkest ink: where a stroke ends
 
@@ -95,8 +96,8 @@ def is_mnist_like(grey: np.ndarray) -> bool:
 
 
 def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
-    """The rows and columns of a grey picture that have its ink, with a margin; and whether nothing was left out that is
-    as large as a digit.
+    """The rows and columns of a grey picture that have its ink, with a margin; and whether that is no shadow, and
+    nothing was left out that is as large as a digit.
 
     If a sheet of paper stands out from a table, ink is looked for on the sheet.
 
@@ -125,7 +126,8 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
     )
     left_out = ndimage.find_objects(ndimage.label(everything & ~ink, np.ones((3, 3)))[0])
     largest = max((side.stop - side.start for box in left_out for side in box), default=0)
-    return rows, columns, bool(largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)))
+    alone = largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)) and _edge(ink).mean() < _AT_EDGE
+    return rows, columns, bool(alone)
 
 
 def _is_sheet(ink: np.ndarray) -> bool:
