@@ -61,7 +61,10 @@ def ink_of(grey: np.ndarray) -> Ink:
     if found is None:
         return _ink(grey, factor * size, smooth)  # which may have what the sketch does not show
     square = max(5, min(int(_SQUARE * factor * found.pen), factor * size))
-    return found if factor == 1 and square > 0.7 * size else _ink(grey, square, smooth)
+    if factor == 1 and square > 0.7 * size:
+        return found
+    ink = _ink(grey, square, smooth)
+    return ink._replace(mask=_without_rims(ink.mask, found.mask))
 
 
 def is_light_on_dark(grey: np.ndarray) -> bool:
@@ -95,6 +98,17 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     mask = smoothed > max(least, level + _STRONG * (full - level))
     widths = np.minimum(run_lengths(mask), run_lengths(mask.T).T)[mask]
     return Ink(strength, mask, float(np.median(widths)))
+
+
+def _without_rims(mask: np.ndarray, sketched: np.ndarray) -> np.ndarray:
+    """Without what is left of spots that are wider than the square, and so only on the sketch."""
+    rows, columns = (np.arange(side) * other // side for side, other in zip(mask.shape, sketched.shape, strict=True))
+    inside = sketched[np.ix_(rows, columns)] & ~ndimage.binary_dilation(mask, np.ones((3, 3)), 2)
+    if not inside.any():
+        return mask
+    joined, number = ndimage.label(mask | ndimage.binary_dilation(inside, np.ones((3, 3)), 3), np.ones((3, 3)))
+    areas = np.bincount(joined.ravel(), minlength=number + 1)
+    return np.asarray(mask & (np.bincount(joined[inside], minlength=number + 1) < 0.4 * areas)[joined])
 
 
 def _fills(mask: np.ndarray, size: float) -> bool:

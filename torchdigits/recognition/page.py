@@ -21,6 +21,7 @@ _EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
 _MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
 _NARROW = 0.5  # of its height: a part that is no two digits
+_TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
 _LIKE = 60.0  # distance, as `distances` has it, of a part that needs no cuts: nine in ten of MNIST's have less
 
 
@@ -232,7 +233,7 @@ def _of_line(number: int, line: list[_Part], ink: Ink) -> list[Candidate]:
 
     def add(parts: list[_Part], start: int, end: int, length: float, narrow: float = 0) -> Candidate:
         both = _together(parts)
-        pixels = [*of_ink(_strength(both, ink)).values()][-1].reshape(784)
+        pixels = [*of_ink(_strength(both, ink), _TRACED).values()][-1].reshape(784)
         width = both.width / height
         fit = max(0, both.width / both.height - 1) + 2 * max(0, 0.75 - both.height / height) + max(0, 0.35 - width)
         box = (both.left, both.top, both.right, both.bottom)

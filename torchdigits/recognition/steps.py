@@ -21,7 +21,6 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom: the first column an
 
 # Pixels of the longer side: of the picture while the digit is looked for, and of the digit after that.
 _SEARCHED, _DIGIT = 256, 160
-_TRACED = 96  # pixels of the longer side of a digit, while its strokes are measured and moved
 _MARGIN = 0.2  # around the digit, as a share of its longer side
 # Widths of a stroke, in pixels of the 20x20 box: from the median to the upper quartile of MNIST's training images.
 _STROKE_WIDTHS = (2.5, 3.0)
@@ -76,9 +75,12 @@ def whole_digit(grey: np.ndarray) -> Digit:
     return Digit((int(left), int(top), ceil(right), ceil(bottom)), steps, alone)
 
 
-def of_ink(ink: np.ndarray) -> dict[str, np.ndarray]:
-    """The last steps of a digit, from its ink alone, `(H, W)`: its stroke as wide as MNIST's, and 28x28."""
-    stroke = match_stroke(trim(ink))
+def of_ink(ink: np.ndarray, traced: int = _DIGIT) -> dict[str, np.ndarray]:
+    """The last steps of a digit, from its ink alone, `(H, W)`: its stroke as wide as MNIST's, and 28x28.
+
+    The stroke is measured and moved on a picture of so many pixels, of the longer side.
+    """
+    stroke = match_stroke(trim(ink), traced)
     return {"stroke": stroke, "28x28": centre(scale(stroke))}
 
 
@@ -126,8 +128,8 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
     )
     left_out = ndimage.find_objects(ndimage.label(everything & ~ink, np.ones((3, 3)))[0])
     largest = max((side.stop - side.start for box in left_out for side in box), default=0)
-    alone = largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)) and _edge(ink).mean() < _AT_EDGE
-    return rows, columns, bool(alone)
+    alone = bool(largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)))
+    return rows, columns, alone and bool(_edge(ink).mean() < _AT_EDGE)
 
 
 def _is_sheet(ink: np.ndarray) -> bool:
@@ -227,20 +229,20 @@ def _without_specks(ink: np.ndarray) -> np.ndarray:
     return np.asarray((areas >= max(1, areas.max() / 20))[parts])
 
 
-def match_stroke(ink: np.ndarray) -> np.ndarray:
+def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
     """Make the strokes of a thin or thick pen as wide as MNIST's, by moving their edges.
 
     Their width is 4 times the mean distance to the edge, as in any long stroke.
     """
     length = max(ink.shape)
-    height, width = (max(1, round(_TRACED * side / length)) for side in ink.shape)
-    mask = np.pad(_resize(ink, height, width), _TRACED // 10) > 0.5
+    height, width = (max(1, round(traced * side / length)) for side in ink.shape)
+    mask = np.pad(_resize(ink, height, width), traced // 10) > 0.5
     inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
-    stroke = 4 * inside[mask].mean() * 20 / _TRACED
+    stroke = 4 * inside[mask].mean() * 20 / traced
     target = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
     if target == stroke:
         return ink
-    outwards = (target - stroke) / (1 - target / 20) / 2 * _TRACED / 20  # as the box of 20 pixels will grow with it
+    outwards = (target - stroke) / (1 - target / 20) / 2 * traced / 20  # as the box of 20 pixels will grow with it
     distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
     return trim(np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32))
 
