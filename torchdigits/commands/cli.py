@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "Train a network of sigmoid neurons to recognise digits.",
     "evaluate": "Count how many images of a dataset a trained network recognises.",
-    "predict": "Print the digit in each picture.",
+    "predict": "Print the digit in each picture, or the lines of digits on a page.",
     "parity": "Compare torch on this machine with back-propagation by hand in NumPy.",
     "check": "Check your own back-propagation, and say which line is wrong, and why.",
     "sweep": "Train many networks at once, and tell how their results spread.",
