@@ -80,6 +80,18 @@ def test_digits_may_be_small_large_near_and_scattered() -> None:
         assert_found(on_paper(ink), boxes)
 
 
+def test_lines_may_be_of_different_sizes() -> None:
+    """A third as high as most, above and below them."""
+    ink, boxes = written(("504192", "504382"), size=96)
+    small, small_boxes = written(("27",), size=32)
+    small = np.pad(small, ((0, 0), (0, ink.shape[1] - small.shape[1])))
+    for first, second, lines in (
+        (ink, small, [*boxes, [(a, b + len(ink), c, d + len(ink)) for a, b, c, d in small_boxes[0]]]),
+        (small, ink, small_boxes + [[(a, b + len(small), c, d + len(small)) for a, b, c, d in box] for box in boxes]),
+    ):
+        assert_found(on_paper(np.vstack([first, second])), lines)
+
+
 def test_boxes_are_of_the_picture_even_if_it_is_read_smaller() -> None:
     ink, boxes = written()
     large = np.kron(on_paper(ink), np.ones((6, 6), np.uint8))
@@ -207,8 +219,11 @@ def test_a_stroke_through_a_rule_stays() -> None:
             lambda: np.where(np.add.outer(np.arange(300), np.arange(300)) < 250, 120, 220),
             "there is no ink on it, only light and shadow",
         ),
-        (lambda: on_paper(written()[0], 240, 230), "its ink is too faint, 4% darker"),
-        (lambda: np.where((np.indices((300, 300)) % 30 < 3).any(0), 40, 230), "nothing on it but the lines"),
+        (lambda: on_paper(written()[0], 240, 230), "its ink is too faint, 4% darker than the paper: use a darker pen"),
+        (
+            lambda: np.where((np.indices((300, 300)) % 30 < 3).any(0), 40, 230),
+            "nothing on it but lines, .*: use a darker pen",
+        ),
     ],
     ids=["blank", "a shadow", "faint", "squared"],
 )

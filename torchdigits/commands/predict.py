@@ -137,12 +137,13 @@ def _as_json(page: "Page", text: str) -> dict[str, Any]:
 
 def _strip(name: str, page: "Page", steps: dict[str, np.ndarray]) -> Strip:
     """What is drawn of a picture: the steps of a single digit's preparation, or a page with its digits."""
-    if len(page.digits) == 1:
-        return Strip(name, str(page.digits[0].recognition.digit), steps)
+    answers = [found.recognition for found in page.digits]
+    if len(answers) == 1 and np.array_equal([*steps.values()][-1].reshape(784), answers[0].pixels):
+        return Strip(name, str(answers[0].digit), steps)
     grey = steps["grey"]
     scale = grey.shape[1] / page.size[0]
     marks = [Mark(tuple(scale * side for side in box), str(digit.digit), digit.sure) for box, digit in page.digits]
-    return Strip(name, f"{len(page.digits)} digits", {"grey": grey}, marks)
+    return Strip(name, f"{len(answers)} digits" if len(answers) > 1 else "1 digit", {"grey": grey}, marks)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torchdigits.recognition.steps import Box, of_ink
 _EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
 _MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
+_SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
 _NARROW = 0.5  # of its height: a part that is no two digits
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
 _LIKE = 60.0  # distance, as `distances` has it, of a part that needs no cuts: nine in ten of MNIST's have less
@@ -93,9 +94,11 @@ def candidates(grey: np.ndarray) -> list[Candidate]:
     mask = without_rules(ink)
     parts = _parts(mask, ink.pen)
     if not parts and np.count_nonzero(mask) < 0.5 * np.count_nonzero(ink.mask):
-        raise NoInkError("there is nothing on it but the lines, which are as strong as a pen")
+        raise NoInkError(
+            "there is nothing on it but lines, or ink no darker than they: use a darker pen, or paper without lines"
+        )
     found: list[Candidate] = []
-    for number, line in enumerate(_lines(parts) if parts else []):
+    for number, line in enumerate(_lines(parts, ink.pen) if parts else []):
         found += _of_line(number, line, ink)
         if len(found) > _MOST_CANDIDATES:
             raise _too_many()
@@ -156,8 +159,11 @@ def _is_spot(part: _Part) -> bool:
 # Lines
 
 
-def _lines(parts: list[_Part]) -> list[list[_Part]]:
-    """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts."""
+def _lines(parts: list[_Part], pen: float) -> list[list[_Part]]:
+    """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts.
+
+    Digits less than half as high as most have lines of their own, unless they are near to others: then they are pieces.
+    """
     typical = np.median([part.longest for part in parts])
     high = [part for part in parts if part.height > 0.45 * typical] or parts
     slope = _slope(high)
@@ -170,11 +176,17 @@ def _lines(parts: list[_Part]) -> list[list[_Part]]:
                 lines[-1].append(part)
                 continue
         lines.append([part])
+    apart = []
     for part in (part for part in parts if not any(part is other for other in high)):
         line, at = min(((line, at) for line in lines for at in range(len(line))), key=lambda p: _gap(part, p[0][p[1]]))
         if _gap(part, line[at]) < 0.2 * line[at].height:
             line[at] = _together([line[at], part])
-    return [_stacked(sorted(line, key=lambda part: part.left)) for line in lines]
+        elif part.height > _SMALL * pen:
+            apart.append(part)
+    found = [_stacked(sorted(line, key=lambda part: part.left)) for line in lines]
+    if apart:
+        found += [line for line in _lines(apart, pen) if len(line) > 1 or line[0].height > _SMALL_ALONE * pen]
+    return sorted(found, key=lambda line: np.mean([part.level(slope) for part in line]))
 
 
 def _slope(parts: list[_Part]) -> float:

@@ -121,12 +121,12 @@ def _seen(grey: Grey) -> tuple[Digit, list[Candidate]]:
             raise
         if distance > _HOPELESS:
             if error.args == (NO_INK,):
-                raise NoInkError(f"{NO_INK}, only light and shadow") from None
+                raise NoInkError(f"{NO_INK}, only light and shadow: use a darker pen, or more light") from None
             raise
         return digit, []
     if not found:
         if digit is None:
-            raise NoInkError("there is nothing on it but specks")
+            raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
         return digit, []
     several = len({(c.line, c.start) for c in found}) > 1
     wholes = [c for c in found if c.line == 0 and c.start == 0 and all(c.end >= o.end and o.line == 0 for o in found)]
