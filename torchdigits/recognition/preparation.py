@@ -19,7 +19,7 @@ from torchdigits.recognition.steps import Digit, whole_digit
 
 _HOPELESS = 150.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
 _WIDEST = 1.3  # in heights: as wide are one in a hundred of MNIST's digits
-_LIKE = 75.0  # distance, as `distances` has it, of what is taken for one digit: 97 in 100 of MNIST's have less
+_LIKE = 75.0  # distance, as `distances` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
 
 
 def prepare(picture: Picture) -> np.ndarray:

@@ -13,7 +13,7 @@ from torchdigits.recognition.pictures import Picture
 from torchdigits.recognition.sight import Sight
 
 UNSURE = 0.984  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
-_ONE = 95.0  # distance of what is taken for one digit, whatever it may be besides: nearly all of MNIST's have less
+_ONE = 95.0  # distance of what is taken for one digit, whatever it may be besides: 98 in 100 of MNIST's have less
 _MOST_PIECES = 4  # that a digit may be in
 _TOO_WIDE = 20.0  # what it costs for each height that something is wider than high
 _FAMILIAR = 45.0  # distance of a shape, as `distances` has it, up to which none is better than another
