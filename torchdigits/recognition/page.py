@@ -23,9 +23,8 @@ _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of 
 _SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
 _NARROW, _WIDE = 0.5, 1.1  # in heights: a part that is no two digits, and one that may be, whatever it looks like
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
-# Distances, as `distances` has them: one in ten of MNIST's digits has more than the first, one in 200 more than the
-# second. Up to the first a part needs no cuts; from the second on its shape speaks against them only so much: a hand may
-# be strange.
+# As `distances` has it: one in ten of MNIST's digits has more than the first, one in 200 more than the second. Up to
+# the first a part needs no cuts; from the second on its shape speaks against them only so much: a hand may be strange.
 _LIKE, _UNLIKE, _AT_LEAST = 60.0, 120.0, 0.35
 
 
