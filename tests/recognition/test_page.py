@@ -1,11 +1,14 @@
 """Where the digits are on a page: of a font, whose boxes are known. What the network answers does not matter."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -15,7 +18,9 @@ from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition.cuts import cut
 from torchdigits.recognition.ink import ink_of
 from torchdigits.recognition.preparation import look
+from torchdigits.recognition.recognizer import Page
 from torchdigits.recognition.rules import without_rules
+from torchdigits.recognition.steps import of_ink
 
 Box = tuple[int, int, int, int]
 LINES = ("504192", "31", "7728609")
@@ -239,6 +244,52 @@ def test_more_marks_than_a_page_of_digits_has_are_refused() -> None:
             ink[row : row + 12, column : column + 3] = 1
     with pytest.raises(ImageError, match="more than 1,000 marks"):
         Recognizer().read(on_paper(ink))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    shapes=st.lists(
+        st.tuples(
+            st.sampled_from(["rectangle", "frame", "ellipse", "line"]),
+            *[st.floats(-0.1, 1.1)] * 4,
+            st.integers(1, 12),
+            st.integers(0, 255),
+        ),
+        max_size=30,
+    ),
+    paper=st.integers(0, 255),
+)
+def test_whatever_is_on_a_page_it_is_read_within_the_page_or_refused(
+    size: tuple[int, int], shapes: list[tuple[str, float, float, float, float, int, int]], paper: int
+) -> None:
+    picture = Image.new("L", size, paper)
+    draw = ImageDraw.Draw(picture)
+    for kind, x, y, to_x, to_y, pen, colour in shapes:
+        ends = [*sorted((x * size[0], to_x * size[0])), *sorted((y * size[1], to_y * size[1]))]
+        box = (ends[0], ends[2], ends[1], ends[3])
+        if kind == "line":
+            draw.line([(x * size[0], y * size[1]), (to_x * size[0], to_y * size[1])], colour, pen)
+        elif kind == "ellipse":
+            draw.ellipse(box, colour)
+        else:
+            draw.rectangle(box, colour if kind == "rectangle" else None, colour, pen)
+    with suppress(ImageError):
+        assert_within(Recognizer().read(picture), size)
+
+
+def assert_within(page: Page, size: tuple[int, int]) -> None:
+    assert all(page.lines)
+    for left, top, right, bottom in (found.box for found in page.digits):
+        assert 0 <= left < right <= size[0]
+        assert 0 <= top < bottom <= size[1]
+
+
+def test_a_spot_whose_stroke_would_be_thinned_away_is_read_all_the_same() -> None:
+    spot = np.zeros((60, 80), np.float32)
+    spot[25:33, 30:38] = 1
+    assert of_ink(spot)["28x28"].any()
+    assert of_ink(spot, 96)["28x28"].any()
 
 
 def test_colours_that_grey_hardly_shows_are_read() -> None:

@@ -80,7 +80,7 @@ def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray
     digit, found = _seen(grey)
     scale = grey.size[0] / grey.pixels.shape[1], grey.size[1] / grey.pixels.shape[0]
     boxes = np.array([digit.box, *(candidate.box for candidate in found)]) * (scale * 2)
-    boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).astype(np.int64)
+    boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).clip(0, grey.size * 2).astype(np.int64)
     sight = Sight(
         size=np.array(grey.size),
         pixels=digit.pixels,
@@ -108,31 +108,45 @@ def _seen(grey: Grey) -> tuple[Digit, list[Candidate]]:
     Of two ways to find a digit, the one counts that finds something more like one: all ink, against the paper's
     brightness as a whole; or what stands out from the paper around it.
     """
-    pixels, digit = grey.pixels, None
+    digit = None
     with suppress(NoInkError):
-        digit = whole_digit(pixels)
-        distance = float(distances(digit.pixels[np.newaxis]).min())
-        if "as it is" in digit.steps or (digit.alone and distance < _LIKE and digit.aspect < _WIDEST):
+        digit = whole_digit(grey.pixels)
+        like_one = digit.alone and digit.aspect < _WIDEST and _distance(digit.pixels) < _LIKE
+        if like_one or "as it is" in digit.steps:
             return digit, []
+    found = _candidates(grey.pixels, digit)
+    if found:
+        several = len({(candidate.line, candidate.start) for candidate in found}) > 1
+        return _more_like_one(digit, found, grey.pixels), found if several else []
+    if digit is None:
+        raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
+    return digit, []
+
+
+def _candidates(pixels: np.ndarray, digit: Digit | None) -> list[Candidate]:
+    """What may be digits; nothing, where nothing stands out but all of it may be one digit."""
     try:
-        found = candidates(pixels)
+        return candidates(pixels)
     except NoInkError as error:
-        if digit is None:
-            raise
-        if distance > _HOPELESS:
-            if error.args == (NO_INK,):
-                raise NoInkError(f"{NO_INK}, only light and shadow: use a darker pen, or more light") from None
-            raise
-        return digit, []
-    if not found:
-        if digit is None:
-            raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
-        return digit, []
-    several = len({(c.line, c.start) for c in found}) > 1
-    wholes = [c for c in found if c.line == 0 and c.start == 0 and all(c.end >= o.end and o.line == 0 for o in found)]
-    best = wholes[0] if wholes else max(found, key=lambda c: (c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
-    if digit is None or (wholes and distances(best.pixels[np.newaxis]).min() < distance):
-        left, top, right, bottom = best.box
-        steps = {"grey": pixels, "found": pixels[top:bottom, left:right], "28x28": best.pixels.reshape(28, 28)}
-        digit = Digit(best.box, steps, bool(wholes))
-    return digit, found if several else []
+        if digit is not None and _distance(digit.pixels) <= _HOPELESS:
+            return []
+        if digit is not None and error.args == (NO_INK,):
+            raise NoInkError(f"{NO_INK}, only light and shadow: use a darker pen, or more light") from None
+        raise
+
+
+def _more_like_one(digit: Digit | None, found: list[Candidate], pixels: np.ndarray) -> Digit:
+    """The digit, or the candidate that is all of the picture, if that is more like one; or the largest candidate."""
+    end = max(candidate.end for candidate in found)
+    whole = [c for c in found if (c.line, c.start, c.end) == (0, 0, end)] if not any(c.line for c in found) else []
+    if digit is not None and not (whole and _distance(whole[0].pixels) < _distance(digit.pixels)):
+        return digit
+    [best, *_] = whole or sorted(found, key=lambda c: (c.box[0] - c.box[2]) * (c.box[3] - c.box[1]))
+    left, top, right, bottom = best.box
+    steps = {"grey": pixels, "found": pixels[top:bottom, left:right], "28x28": best.pixels.reshape(28, 28)}
+    return Digit(best.box, steps, bool(whole))
+
+
+def _distance(pixels: np.ndarray) -> float:
+    """Of an image `(784,)`, to the nearest shapes of any digit."""
+    return float(distances(pixels[np.newaxis]).min())

@@ -237,6 +237,8 @@ def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
     length = max(ink.shape)
     height, width = (max(1, round(traced * side / length)) for side in ink.shape)
     mask = np.pad(_resize(ink, height, width), traced // 10) > 0.5
+    if not mask.any():  # nothing of it is full ink
+        return ink
     inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
     stroke = 4 * inside[mask].mean() * 20 / traced
     target = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
@@ -244,7 +246,8 @@ def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
         return ink
     outwards = (target - stroke) / (1 - target / 20) / 2 * traced / 20  # as the box of 20 pixels will grow with it
     distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
-    return trim(np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32))
+    moved = np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32)
+    return trim(moved) if (moved > _FAINT).any() else ink  # of a spot, nothing may be left
 
 
 def trim(ink: np.ndarray) -> np.ndarray:
