@@ -38,7 +38,7 @@ def test_a_distance_is_mahalanobis(mnist: DigitSplits) -> None:
 
 def test_a_doubt_is_the_share_of_training_images_that_are_more_like_their_digits(mnist: DigitSplits) -> None:
     images, labels = mnist.training.images[::10].numpy(), mnist.training.labels[::10].numpy()
-    unlike = unlikeness(images, labels)
+    unlike = unlikeness(distances(images), labels)
     found = doubts(unlike)
     for level in (0.1, 0.5, 0.9, 0.985):
         assert abs((found <= level).mean() - level) < 0.02

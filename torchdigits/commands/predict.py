@@ -66,8 +66,11 @@ def predict(
             raise OptionError(f"--show: it draws {_MAX_SHOWN} pictures at most, and there are {len(files):,}")
     strips: list[Strip] = []
     with _looked_at(files, steps=show is not None) as looks:
-        from torchdigits.recognition.recognizer import UNSURE, Recognizer  # here, so that workers start beside torch
+        import torch  # here, so that the workers start beside it
 
+        from torchdigits.recognition.recognizer import UNSURE, Recognizer
+
+        torch.set_num_threads(1)  # the workers need the other processors
         recognizer = Recognizer(checkpoint, UNSURE if unsure is None else unsure)
         several = len(files) > 1 or failed
         for path, look, page in _read(_with_progress_bar(files), looks, recognizer):

@@ -85,7 +85,7 @@ class _Part(NamedTuple):
         return (self.top + self.bottom - slope * (self.left + self.right)) / 2
 
 
-def candidates(grey: np.ndarray) -> list[Candidate]:
+def candidates_on(grey: np.ndarray) -> list[Candidate]:
     """What may be digits on a grey picture: none, if there are only specks and spots.
 
     Raises:

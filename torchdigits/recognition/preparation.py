@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ from PIL import Image
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers
 from torchdigits.recognition.ink import NO_INK
-from torchdigits.recognition.page import Candidate, candidates
+from torchdigits.recognition.page import Candidate, candidates_on
 from torchdigits.recognition.pictures import Grey, Picture, read_grey
 from torchdigits.recognition.shapes import distances
 from torchdigits.recognition.sight import Sight
@@ -77,7 +77,9 @@ def _here_or_in_worker(picture: Picture, task: str) -> dict[str, np.ndarray]:
 def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
     """As `look`, in this process, as a dictionary; what it raises does not name the picture."""
     grey = read_grey(picture)
-    digit, found = _seen(grey)
+    shape, found = _seen(grey)
+    digit = shape.digit
+    candidates = np.array([c.pixels for c in found], np.uint8).reshape(-1, 784)
     scale = grey.size[0] / grey.pixels.shape[1], grey.size[1] / grey.pixels.shape[0]
     boxes = np.array([digit.box, *(candidate.box for candidate in found)]) * (scale * 2)
     boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).clip(0, grey.size * 2).astype(np.int64)
@@ -85,8 +87,9 @@ def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray
         size=np.array(grey.size),
         pixels=digit.pixels,
         box=boxes[0],
+        distances=np.vstack([shape.distances, distances(candidates)]) if found else shape.distances[np.newaxis],
         alone=np.array(digit.alone),
-        candidates=np.array([c.pixels for c in found], np.uint8).reshape(-1, 784),
+        candidates=candidates,
         boxes=boxes[1:],
         spans=np.array([(c.line, c.start, c.end) for c in found], np.int64).reshape(-1, 3),
         fits=np.array([(c.cost, c.width) for c in found], np.float32).reshape(-1, 2),
@@ -96,57 +99,68 @@ def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray
 
 def steps_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray]:
     """As `preparation`, in this process; what it raises does not name the picture."""
-    return _seen(read_grey(picture))[0].steps
+    return _seen(read_grey(picture))[0].digit.steps
 
 
 TASKS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {"look": look_here, "steps": steps_here}
 
 
-def _seen(grey: Grey) -> tuple[Digit, list[Candidate]]:
+class _Shape(NamedTuple):
+    """A digit, and its `distances`, `(10,)`."""
+
+    digit: Digit
+    distances: np.ndarray
+
+    @classmethod
+    def of(cls, digit: Digit) -> "_Shape":
+        return cls(digit, distances(digit.pixels[np.newaxis])[0])
+
+    @property
+    def distance(self) -> float:
+        """To the nearest shapes of any digit."""
+        return float(self.distances.min())
+
+
+def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
     """All of a picture as one digit, and the candidates if it may be several.
 
     Of two ways to find a digit, the one counts that finds something more like one: all ink, against the paper's
     brightness as a whole; or what stands out from the paper around it.
     """
-    digit = None
+    shape = None
     with suppress(NoInkError):
-        digit = whole_digit(grey.pixels)
-        like_one = digit.alone and digit.aspect < _WIDEST and _distance(digit.pixels) < _LIKE
-        if like_one or "as it is" in digit.steps:
-            return digit, []
-    found = _candidates(grey.pixels, digit)
+        shape = _Shape.of(digit := whole_digit(grey.pixels))
+        if "as it is" in digit.steps or (digit.alone and digit.aspect < _WIDEST and shape.distance < _LIKE):
+            return shape, []
+    found = _candidates(grey.pixels, shape)
     if found:
         several = len({(candidate.line, candidate.start) for candidate in found}) > 1
-        return _more_like_one(digit, found, grey.pixels), found if several else []
-    if digit is None:
+        return _more_like_one(shape, found, grey.pixels), found if several else []
+    if shape is None:
         raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
-    return digit, []
+    return shape, []
 
 
-def _candidates(pixels: np.ndarray, digit: Digit | None) -> list[Candidate]:
+def _candidates(pixels: np.ndarray, shape: _Shape | None) -> list[Candidate]:
     """What may be digits; nothing, where nothing stands out but all of it may be one digit."""
     try:
-        return candidates(pixels)
+        return candidates_on(pixels)
     except NoInkError as error:
-        if digit is not None and _distance(digit.pixels) <= _HOPELESS:
+        if shape is not None and shape.distance <= _HOPELESS:
             return []
-        if digit is not None and error.args == (NO_INK,):
+        if shape is not None and error.args == (NO_INK,):
             raise NoInkError(f"{NO_INK}, only light and shadow: use a darker pen, or more light") from None
         raise
 
 
-def _more_like_one(digit: Digit | None, found: list[Candidate], pixels: np.ndarray) -> Digit:
-    """The digit, or the candidate that is all of the picture, if that is more like one; or the largest candidate."""
+def _more_like_one(shape: _Shape | None, found: list[Candidate], pixels: np.ndarray) -> _Shape:
+    """The shape; or the candidate that is all of the picture, if it is more like a digit; or the largest candidate."""
     end = max(candidate.end for candidate in found)
     whole = [c for c in found if (c.line, c.start, c.end) == (0, 0, end)] if not any(c.line for c in found) else []
-    if digit is not None and not (whole and _distance(whole[0].pixels) < _distance(digit.pixels)):
-        return digit
+    if shape is not None and not whole:
+        return shape
     [best, *_] = whole or sorted(found, key=lambda c: (c.box[0] - c.box[2]) * (c.box[3] - c.box[1]))
     left, top, right, bottom = best.box
     steps = {"grey": pixels, "found": pixels[top:bottom, left:right], "28x28": best.pixels.reshape(28, 28)}
-    return Digit(best.box, steps, bool(whole))
-
-
-def _distance(pixels: np.ndarray) -> float:
-    """Of an image `(784,)`, to the nearest shapes of any digit."""
-    return float(distances(pixels[np.newaxis]).min())
+    other = _Shape.of(Digit(best.box, steps, bool(whole)))
+    return shape if shape is not None and shape.distance <= other.distance else other

@@ -143,19 +143,25 @@ class Recognizer:
         return self.answers(pixels[np.newaxis])[0]
 
     @torch.inference_mode()
-    def answers(self, images: np.ndarray) -> list[Recognition]:
-        """Recognise the digits in images that are prepared already, `(N, 784)`, uint8, 255 ink."""
-        from torchdigits.recognition.shapes import doubts, unlikeness
+    def answers(self, images: np.ndarray, apart: np.ndarray | None = None) -> list[Recognition]:
+        """Recognise the digits in images that are prepared already.
+
+        Args:
+            images: `(N, 784)`, uint8, 255 ink.
+            apart: their `shapes.distances`, `(N, 10)`, if they are known.
+        """
+        from torchdigits.recognition.shapes import distances, doubts, unlikeness
 
         weights = next(self.network.parameters())
         *hidden, activations = self.network.forward_pass(torch.tensor(images).to(weights) / 255)[1][1:]
         order = activations.argsort(descending=True, stable=True)[:, :2].tolist()  # of equal ones the first
-        distances = unlikeness(images, np.array([digit for digit, _ in order]))
+        apart = distances(images) if apart is None else apart
+        unlike = unlikeness(apart, np.array([digit for digit, _ in order]))
         rows = zip(order, activations.tolist(), *(layer.tolist() for layer in hidden), strict=True)
         return [
             Recognition(digit, runner_up, outputs, layers, pixels, distance, doubt, doubt <= self.unsure)
             for ((digit, runner_up), outputs, *layers), pixels, distance, doubt in zip(
-                rows, images, distances.tolist(), doubts(distances).tolist(), strict=True
+                rows, images, unlike.tolist(), doubts(unlike).tolist(), strict=True
             )
         ]
 
@@ -164,7 +170,7 @@ class Recognizer:
         if not sights:
             return []
         images = np.concatenate([np.vstack([sight.pixels, sight.candidates]) for sight in sights])
-        answers = self.answers(images)
+        answers = self.answers(images, np.concatenate([sight.distances for sight in sights]))
         pages = []
         for sight in sights:
             number = 1 + len(sight.candidates)

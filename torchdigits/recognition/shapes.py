@@ -83,13 +83,12 @@ def distances(images: np.ndarray) -> np.ndarray:
     return found
 
 
-def unlikeness(images: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """How unlike digits images `(N, 784)`, uint8, are, `(N,)`.
+def unlikeness(apart: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """How unlike digits images are, `(N,)`, by their `distances`, `(N, 10)`, and what is answered, `(N,)`.
 
-    It is the mean of two of their `distances`: to the shapes of the digit that is answered, and to the nearest of any.
+    It is the mean of two: to the shapes of the digit that is answered, and to the nearest of any.
     """
-    found = distances(images)
-    return np.asarray((found[np.arange(len(answers)), answers] + found.min(1)) / 2)
+    return np.asarray((apart[np.arange(len(answers)), answers] + apart.min(1)) / 2)
 
 
 def doubts(unlike: np.ndarray) -> np.ndarray:
