@@ -108,7 +108,7 @@ def candidates_on(grey: np.ndarray) -> list[Candidate]:
 
 
 def _too_many() -> ImageError:
-    return ImageError(f"there are more than {_MOST_PARTS:,} marks on it: it is print, perhaps, or noise")
+    return ImageError("there are too many marks on it, as in print or noise: cut out the part that has digits")
 
 
 # Parts
