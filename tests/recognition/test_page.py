@@ -242,7 +242,7 @@ def test_more_marks_than_a_page_of_digits_has_are_refused() -> None:
     for row in range(10, 1390, 20):
         for column in range(10, 1390, 20):
             ink[row : row + 12, column : column + 3] = 1
-    with pytest.raises(ImageError, match="too many marks on it, .*: cut out the part"):
+    with pytest.raises(ImageError, match=r"too many marks on it, .*: cut out the part"):
         Recognizer().read(on_paper(ink))
 
 
