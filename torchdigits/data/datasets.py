@@ -100,8 +100,8 @@ def fetch_mnist(data_dir: Path | str | None = None) -> Path:
     Raises:
         DataError: they are missing and cannot be downloaded.
     """
-    folder = Path(os.environ.get("TORCHDIGITS_DATA_DIR") or "data") if data_dir is None else Path(data_dir)
-    if _has_idx_files(folder) or (folder / PICKLE_FILE).exists():
+    folder = _mnist_folder(data_dir)
+    if has_mnist(folder):
         return folder
     from torchvision.datasets import MNIST  # here, because the import takes seconds
 
@@ -119,6 +119,16 @@ def fetch_mnist(data_dir: Path | str | None = None) -> Path:
             f" {folder / IDX_FOLDER} or {PICKLE_FILE} into {folder}, or use --dataset digits"
         ) from error
     return folder
+
+
+def has_mnist(data_dir: Path | str | None = None) -> bool:
+    """Whether MNIST's files are where `load_splits` looks for them, so that it downloads nothing."""
+    folder = _mnist_folder(data_dir)
+    return _has_idx_files(folder) or (folder / PICKLE_FILE).exists()
+
+
+def _mnist_folder(data_dir: Path | str | None) -> Path:
+    return Path(os.environ.get("TORCHDIGITS_DATA_DIR") or "data") if data_dir is None else Path(data_dir)
 
 
 def _has_idx_files(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Which engine trains a run, and why."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchdigits.data.batches import Blocks
-from torchdigits.engines.check import WrongUpdatesError
-from torchdigits.engines.compiler import NetworkUpdate
+from torchdigits.engines.check import WrongUpdatesError, autograd_loop, check_updates
+from torchdigits.engines.compiler import NetworkUpdate, Train
 from torchdigits.engines.library import BuildError, Building
 from torchdigits.engines.machine import PRECISIONS
 from torchdigits.errors import OptionError, root_cause
+from torchdigits.network import SigmoidMLP
 
 if TYPE_CHECKING:
     from torchdigits.classifier import DigitClassifier
@@ -114,6 +115,11 @@ class EngineChoice:
         except BuildError as error:
             self._engine = self._instead(f"torch could not compile: {error}")
 
+    @property
+    def block_size(self) -> int | None:
+        """Mini-batches in a compiled block, at most; None for the eager engine."""
+        return self._engine.block_size
+
     def apply(self, classifier: "DigitClassifier") -> "tuple[DigitClassifier, Engine]":
         """The classifier on the engine, compiled and checked; and which engine it is, and why.
 
@@ -127,16 +133,45 @@ class EngineChoice:
             return classifier, self._engine
         from torchdigits.engines.compiled import CompiledDigitClassifier
 
-        start, building = time.perf_counter(), self._building
         compiled = CompiledDigitClassifier(classifier.network.sizes, classifier.learning_rate)
         compiled.load_state_dict(classifier.state_dict())
         compiled.to(self.machine.device, PRECISIONS[self.machine.precision].dtype)
+        engine = self._compiled(lambda: compiled.compile_for(self._blocks.first(), self._building))
+        return (classifier if engine.name == "eager" else compiled), engine
+
+    @torch.no_grad()
+    def updates(self, network: SigmoidMLP) -> tuple[Train, Engine]:
+        """The updates of a block on a CPU, for those who train without Lightning; compiled and checked, or eager.
+
+        Compiled, they take blocks of one shape only.
+
+        Args:
+            network: on the CPU, with the first weights.
+
+        Raises:
+            OptionError: the compiled engine was asked for, and cannot be had.
+        """
+        eager, compiled = autograd_loop(network), []
+        parameters = {name: value.detach() for name, value in network.named_parameters()}
+        held = (torch.ones((), dtype=next(network.parameters()).dtype),)
+
+        def compile_here() -> None:
+            assert self._building is not None
+            compiled.append(self._building.library())
+            check_updates(compiled[0], eager, parameters, self._blocks.first(), held)
+
+        engine = self._engine if self._engine.name == "eager" else self._compiled(compile_here)
+        return (eager if engine.name == "eager" else compiled[0]), engine
+
+    def _compiled(self, compile_here: Callable[[], None]) -> Engine:
+        """The engine, once that is done: the compiled one, or the eager one if it fails."""
+        start, building = time.perf_counter(), self._building
         try:
-            compiled.compile_for(self._blocks.first(), building)
+            compile_here()
         except WrongUpdatesError as error:
-            return classifier, self._instead(f"compiled for this machine, it is wrong: {error}")
+            return self._instead(f"compiled for this machine, it is wrong: {error}")
         except Exception as error:  # whatever it is, the eager engine can do without
-            return classifier, self._instead(f"torch could not compile: {root_cause(error)}")
+            return self._instead(f"torch could not compile: {root_cause(error)}")
         finally:
             self.close()
         why = "from the cache"
@@ -144,7 +179,7 @@ class EngineChoice:
             why = f"in {time.perf_counter() - start if building is None else building.seconds:.1f} s"
             if building is not None and building.problem:
                 why += f"; it could not be kept for the next time: {building.problem}"
-        return compiled, replace(self._engine, why=why)
+        return replace(self._engine, why=why)
 
     def close(self) -> None:
         """End the process that compiles, if it still does."""
