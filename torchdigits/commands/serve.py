@@ -1,16 +1,20 @@
 """Serve the page to draw digits on, and its API."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from torchdigits.commands.cli import command_line
 from torchdigits.errors import OptionError
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine finds what listens at all addresses
 
 
-def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None = None) -> None:
-    """Serve a page to draw digits on, and an API that recognises them.
+def serve(
+    *, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None = None, data_dir: Path | None = None
+) -> None:
+    """Serve a page to draw digits on and to watch a network learn, and its API.
 
     Ctrl-C ends it. With --host 0.0.0.0, everyone in your network can open it.
 
@@ -18,6 +22,7 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None 
         host: the address to listen on.
         port: the port; 0 takes a free one.
         checkpoint: the network (default: the shipped one).
+        data_dir: MNIST's folder, to learn from (default: $TORCHDIGITS_DATA_DIR or data); nothing is downloaded.
 
     Raises:
         OptionError: the packages of the extra `web` are missing, or the address or port cannot be had.
@@ -29,7 +34,8 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, checkpoint: Path | None 
         from torchdigits.web.protocol import listen, server
     except ImportError as error:
         raise OptionError(f"the page needs {error.name}: pip install 'torchdigits[web]'") from error
-    app = application(checkpoint, host)
+    train_command = partial(command_line, "train")
+    app = application(checkpoint, host, data_dir, train_command)
     with listen(host, port) as listener:
         torch.set_num_threads(1)  # one picture does not keep two threads busy
         shown = _LOOPBACK.get(host, host)

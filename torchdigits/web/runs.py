@@ -1,0 +1,276 @@
+"""Runs that pages watch: a process for each, as many as there are cores; the next run waits for one."""
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from multiprocessing.connection import Connection, Pipe
+from time import monotonic
+from typing import Any
+
+from torchdigits.errors import OptionError, TorchDigitsError
+from torchdigits.training.options import TrainOptions
+
+MOST_WAITING = 8  # runs
+GONE = 30.0  # seconds after which a page that asks for nothing is gone, and its run ends
+IDLE = 600.0  # seconds after which processes that nobody uses end
+_PATIENCE = 10.0  # seconds until a page that waits for a frame is told that there is none
+_TURN = 1.0  # seconds until one whose run waits for a place is told again how many are before it
+_SILENCE = 60.0  # seconds until a process that does not answer is taken for dead; reading MNIST takes three
+
+
+class NoSuchRunError(TorchDigitsError):
+    """A run that has ended, or never was."""
+
+
+class TooManyRunsError(TorchDigitsError):
+    """More runs than may wait."""
+
+
+class Run:
+    """A run that a page watches.
+
+    Attributes:
+        name: by which requests name it; nobody can guess it.
+        options: of the run.
+        asked: when its page last asked for something, by `monotonic`.
+        process: that trains it; None while it waits for one.
+        begun: set when the process has begun with it, or cannot, or the run has ended.
+        beginning: the task that begins it.
+        problem: why the process cannot; may be empty.
+    """
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.name, self.options = secrets.token_urlsafe(12), options
+        self.asked = monotonic()
+        self.process: _Process | None = None
+        self.begun = asyncio.Event()
+        self.beginning: asyncio.Task[None] | None = None
+        self.problem = ""
+
+
+class Runs:
+    """All runs of a server.
+
+    Args:
+        places: runs that go on at once. Default: as many as this process may use cores.
+    """
+
+    def __init__(self, places: int | None = None) -> None:
+        self.places = places or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+        self._runs: dict[str, Run] = {}  # those that go on, and those that wait, in the order in which they came
+        self._idle: list[_Process] = []
+        self._used = monotonic()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """While this lasts, runs end when their pages are gone; afterwards all have ended."""
+        tidying = asyncio.create_task(self._tidy_for_ever())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            for process in [*self._idle, *(run.process for run in self._runs.values() if run.process)]:
+                process.stop()
+
+    @property
+    def going(self) -> int:
+        return sum(run.process is not None for run in self._runs.values())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._runs) - self.going
+
+    def warm_up(self) -> None:
+        """Start the processes, so that a run can begin at once."""
+        self._used = monotonic()
+        self._idle = [process for process in self._idle if process.alive]
+        while len(self._idle) + self.going < self.places:
+            self._idle.append(_Process())
+
+    def begin(self, options: TrainOptions) -> Run:
+        """A new run, which begins as soon as there is a place for it.
+
+        Raises:
+            TooManyRunsError: too many wait already.
+            OSError: no process can be started.
+        """
+        self._end_forsaken()
+        if self.waiting >= MOST_WAITING:
+            raise TooManyRunsError(
+                f"{self.waiting} runs wait already for this machine's {self.places} cores; try later"
+            )
+        run = Run(options)
+        self._runs[run.name] = run
+        self._give_places()
+        return run
+
+    def find(self, name: str) -> Run:
+        """The run of this name, whose page has just asked for it.
+
+        Raises:
+            NoSuchRunError: there is none.
+        """
+        if (run := self._runs.get(name)) is None:
+            raise NoSuchRunError("there is no such run; it ends when its page has been gone for 30 s: start over")
+        run.asked = self._used = monotonic()
+        return run
+
+    def turn_of(self, run: Run) -> int:
+        """How many wait before it, itself included; 0 if it has begun."""
+        waiting = [other for other in self._runs.values() if other.process is None]
+        return waiting.index(run) + 1 if run in waiting else 0
+
+    async def ask(self, run: Run, do: str, **message: Any) -> bytes | None:
+        """What the run's process answers; None if that takes too long, as it may for a frame.
+
+        Raises:
+            NoSuchRunError: the run has ended meanwhile, or its process.
+            OptionError, and others: what the process refuses.
+        """
+        try:
+            await asyncio.wait_for(run.begun.wait(), _TURN if run.process is None else _SILENCE)
+            if run.problem:
+                raise OptionError(run.problem)
+            if run.process is None:
+                raise NoSuchRunError("the run has ended: start over")
+            return await run.process.ask({"do": do, **message}, _PATIENCE if do == "frame" else _SILENCE)
+        except TimeoutError:
+            return None
+        except EOFError:
+            self.end(run)
+            raise NoSuchRunError("the process that trained it has ended: start over") from None
+        finally:
+            run.asked = monotonic()
+
+    def end(self, run: Run) -> None:
+        """End a run; the one that has waited longest takes its place."""
+        if self._runs.pop(run.name, None) is None:
+            return
+        process, run.process = run.process, None
+        run.begun.set()
+        if process is not None and process.alive:
+            process.tell({"do": "end"})
+            self._idle.append(process)
+        self._give_places()
+
+    def _give_places(self) -> None:
+        for run in self._runs.values():
+            if run.process is None and not run.problem and self.going < self.places:
+                self._idle = [process for process in self._idle if process.alive]
+                run.process = self._idle.pop() if self._idle else _Process()
+                run.beginning = asyncio.get_running_loop().create_task(self._begin(run, run.process))
+        self._used = monotonic()
+
+    async def _begin(self, run: Run, process: "_Process") -> None:
+        try:
+            await process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
+        except (TorchDigitsError, TimeoutError, EOFError) as error:
+            run.problem = str(error) or "the process that was to train it has ended: start over"
+        run.begun.set()
+
+    def _end_forsaken(self) -> None:
+        for run in [*self._runs.values()]:
+            if monotonic() - run.asked > GONE:
+                self.end(run)
+
+    async def _tidy_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._end_forsaken()
+            if monotonic() - self._used > IDLE:
+                while self._idle:
+                    self._idle.pop().stop()
+
+
+class _Process:
+    """A process that trains, and the pipe to it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        self._loop = asyncio.get_running_loop()
+        self._numbers = count()
+        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self.alive = True
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
+            f"from torchdigits.web.trainer import work; work({theirs.fileno()})"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is for this process
+        )
+        theirs.close()
+        threading.Thread(target=self._listen, args=(self._pipe,), daemon=True).start()
+
+    async def ask(self, message: dict[str, Any], patience: float) -> bytes:
+        """What it answers.
+
+        Raises:
+            TimeoutError: nothing, for so many seconds.
+            EOFError: it has ended.
+            OptionError: it refuses, and says why.
+        """
+        if not self.alive:
+            raise EOFError
+        number = self.tell(message)
+        future = self._asked[number] = self._loop.create_future()
+        try:
+            return await asyncio.wait_for(future, patience)
+        finally:
+            self._asked.pop(number, None)
+
+    def tell(self, message: dict[str, Any]) -> int:
+        """Send a message; its number."""
+        number = next(self._numbers)
+        with suppress(OSError):  # whoever waits for its answer hears of the end
+            self._pipe.send_bytes(json.dumps(message | {"id": number}).encode())
+        return number
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self, pipe: Connection) -> None:
+        """Hand on what comes through the pipe, in a thread: a process may stop in the middle of a message."""
+        with suppress(EOFError, OSError, RuntimeError):  # the last: the server's loop is closed
+            while True:
+                answer, content = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+                self._loop.call_soon_threadsafe(self._take, answer, content)
+        self.alive = False
+        pipe.close()
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end_all)
+        self._process.wait()
+
+    def _take(self, answer: dict[str, Any], content: bytes) -> None:
+        future = self._asked.get(answer["id"])
+        if future is None or future.done():
+            return
+        if "error" in answer:
+            future.set_exception(OptionError(answer["error"]))
+        elif "mistake" in answer:
+            future.set_exception(RuntimeError(answer["mistake"]))
+        else:
+            future.set_result(content)
+
+    def _end_all(self) -> None:
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(EOFError())
