@@ -75,7 +75,7 @@ class Possible(BaseModel):
     waiting: int
 
 
-FRAME = """The run of this moment, as soon as there is something new, at most 25 a second; 204 if there is nothing in 10 s.
+FRAME = """The run of this moment, as soon as there is something new, 25 times a second at most; after 10 s without, 204.
 
 Four bytes: the length of what follows as JSON, a whole number, little-endian. The JSON. Then the weights of the first
 `shown` neurons of the first layer to the 784 pixels, a signed byte each, 127 for a weight of `full`, which 99 in 100
@@ -105,7 +105,7 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
 
     @router.get("/runs")
     async def possible() -> Possible:
-        """What can be trained here, and how much is going on. It gets the processes ready, so that a run begins at once."""
+        """What can be trained here, and how much is going on. The processes get ready, so that a run begins at once."""
         runs.warm_up()
         datasets = ["digits", *["mnist"] * has_mnist(data_dir)]
         return Possible(datasets=datasets, places=runs.places, going=runs.going, waiting=runs.waiting)

@@ -29,7 +29,7 @@ _TURN = 0.02  # seconds of updates until messages are heard again
 _FRAME = 0.04  # seconds between two frames at least
 _MEASURE = 0.25  # seconds between two measurements within an epoch at least,
 _SHARE = 10  # and as many times as long as one takes
-_BUSY = 19  # how much this process stands back for others; drawings are answered first
+_NICE = 5  # how much this process stands back for others, so that drawings are answered first
 
 
 class Watched:
@@ -303,7 +303,7 @@ def _dataset(name: str, data_dir: Path | None) -> DigitSplits:
 
 def work(descriptor: int) -> None:
     """Train what is asked for through a pipe, until it is closed. For a process of its own."""
-    os.nice(_BUSY)
+    os.nice(_NICE)
     _dataset("digits", None)  # so that a run on them starts at once
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         Trainer(Connection(descriptor)).loop()
