@@ -177,8 +177,8 @@ def parameters(sizes: tuple[int, ...]) -> int:
 def words_of(options: TrainOptions) -> list[str]:
     """The options as `train` takes them; those of the original are left out."""
     plain, original = options.to_plain(), TrainOptions().to_plain()
-    words = []
+    words: list[object] = []
     for name, value in plain.items():
         if name not in {"data_dir", "output"} and value != original[name]:
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
-    return words
+            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+    return [str(word).removesuffix(".0") for word in words]

@@ -1,6 +1,6 @@
 // Charts of a run, and its neurons, on canvases.
 
-const MARGIN = { left: 40, right: 12, top: 8, bottom: 22 };
+const MARGIN = { left: 46, right: 12, top: 8, bottom: 22 };
 
 function prepared(canvas) {
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];

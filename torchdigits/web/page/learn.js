@@ -257,18 +257,20 @@ function progress(header, points) {
 }
 
 function lostDigits(points, perEpoch) {
-  const said = [];
-  const now = points.at(-1)[3];
+  const [lost, unknown, found] = [[], [], []];
   for (let digit = 0; digit < 10; digit += 1) {
-    const seen = points.map((point) => point[3][digit] >= LOST);
-    const first = seen.indexOf(true); // before that it has never been known
-    if (!seen.at(-1)) said.push(`${digit} is ${first < 0 ? "not known yet" : "lost"} (${Math.round(100 * now[digit])} %)`);
-    else {
-      const lost = seen.indexOf(false, first);
-      if (lost > 0) said.push(`${digit} was lost, and is found again since epoch ${(points[seen.lastIndexOf(false) + 1][0] / perEpoch).toFixed(1)}`);
+    const known = points.map((point) => point[3][digit] >= LOST);
+    const first = known.indexOf(true); // before that it has never been known
+    if (first < 0) unknown.push(digit);
+    else if (!known.at(-1)) lost.push(digit);
+    else if (known.indexOf(false, first) > 0) {
+      const since = points[known.lastIndexOf(false) + 1][0] / perEpoch;
+      found.push(`${digit} (since epoch ${since.toFixed(1)})`);
     }
   }
-  return said.length ? `${said.join("; ")}.` : "Every digit is known.";
+  const parts = [["Not known yet", unknown], ["Lost", lost], ["Lost and found again", found]];
+  const said = parts.filter(([, digits]) => digits.length).map(([what, digits]) => `${what}: ${digits.join(", ")}.`);
+  return said.join(" ") || "Every digit is known.";
 }
 
 function showAnswer(column, answer) {
