@@ -95,11 +95,14 @@ class LiveRun:
         self._beside = ThreadPoolExecutor(1)
         self._made: Future[tuple[Train, Engine]] = self._beside.submit(choice.updates, network)
         self._singly: Future[Train] | None = None
+        self._building: Building | None = None  # of single updates
 
     def __enter__(self) -> "LiveRun":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._building is not None:
+            self._building.stop()
         self._beside.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -222,7 +225,8 @@ class LiveRun:
         held = (torch.tensor(self.options.learning_rate, dtype=next(iter(parameters.values())).dtype),)
         threads = torch.get_num_threads()
         try:
-            one = Building(update, parameters, tuple(part[:1] for part in block), held, threads).library()
+            self._building = Building(update, parameters, tuple(part[:1] for part in block), held, threads)
+            one = self._building.library()
             singly, whole = partial(_singly, one)(parameters, block, held), train(parameters, block, held)
             if all(torch.equal(singly[0][name], value) for name, value in whole[0].items()):
                 return partial(_singly, one)

@@ -23,6 +23,7 @@ IDLE = 600.0  # seconds after which processes that nobody uses end
 _PATIENCE = 10.0  # seconds until a page that waits for a frame is told that there is none
 _TURN = 1.0  # seconds until one whose run waits for a place is told again how many are before it
 _SILENCE = 60.0  # seconds until a process that does not answer is taken for dead; reading MNIST takes three
+_ENDED = "the run has ended: start over"
 
 
 class NoSuchRunError(TorchDigitsError):
@@ -141,13 +142,17 @@ class Runs:
             if run.problem:
                 raise OptionError(run.problem)
             if run.process is None:
-                raise NoSuchRunError("the run has ended: start over")
+                raise NoSuchRunError(_ENDED)
             return await run.process.ask({"do": do, **message}, _PATIENCE if do == "frame" else _SILENCE)
         except TimeoutError:
             return None
         except EOFError:
             self.end(run)
             raise NoSuchRunError("the process that trained it has ended: start over") from None
+        except OptionError:
+            if run.name not in self._runs:
+                raise NoSuchRunError(_ENDED) from None
+            raise
         finally:
             run.asked = monotonic()
 

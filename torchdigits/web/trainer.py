@@ -30,6 +30,7 @@ _FRAME = 0.04  # seconds between two frames at least
 _MEASURE = 0.25  # seconds between two measurements within an epoch at least,
 _SHARE = 10  # and as many times as long as one takes
 _NICE = 5  # how much this process stands back for others, so that drawings are answered first
+_NO_RUN = "there is no such run"
 
 
 class Watched:
@@ -259,7 +260,7 @@ class Trainer:
                     self._answer(message, {}, self._watched.checkpoint(message["best"]))
                     return
                 case _:
-                    raise OptionError("there is no such run")
+                    raise OptionError(_NO_RUN)
         except TorchDigitsError as error:
             self._answer(message, {"error": str(error)})
         except Exception:  # a mistake of ours, which is told where somebody sees it
@@ -273,8 +274,12 @@ class Trainer:
         self._watched = Watched(options, splits, self._stack.enter_context(live_run(options, splits)))
 
     def _end(self) -> None:
+        """End the run; nobody gets a frame of the next one for it."""
         self._watched = None
         self._stack.close()
+        for message in self._waiting:
+            self._answer(message, {"error": _NO_RUN})
+        self._waiting.clear()
 
     def _send_frames(self) -> None:
         """Answer who waits for a frame, if there is a new one."""
@@ -283,7 +288,7 @@ class Trainer:
         still = []
         for message in self._waiting:
             if self._watched is None:
-                self._answer(message, {"error": "there is no such run"})
+                self._answer(message, {"error": _NO_RUN})
             elif self._watched.version > message["after"] or len(self._watched.points) > message["points"]:
                 self._answer(message, {}, self._watched.frame(message["points"]))
                 self._last_frame = monotonic()

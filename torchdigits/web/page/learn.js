@@ -126,6 +126,7 @@ async function change(column, changes) {
 
 async function endRun(column) {
   const { run } = column;
+  column.asking?.abort();
   Object.assign(column, { run: null, header: null, points: [], weights: null, problem: "", command: "" });
   draw(column);
   if (run) await ask("DELETE", `runs/${run}`).catch(() => {}); // it may have ended by itself
@@ -156,7 +157,9 @@ async function follow(column, run) {
   let version = -1;
   while (column.run === run) {
     try {
-      const response = await fetch(`runs/${run}/frame?after=${version}&points=${column.points.length}`);
+      column.asking = new AbortController();
+      const { signal } = column.asking;
+      const response = await fetch(`runs/${run}/frame?after=${version}&points=${column.points.length}`, { signal });
       if (column.run !== run) return;
       if (response.status === 200) {
         read(column, await response.arrayBuffer());
