@@ -25,7 +25,7 @@ from torchdigits.errors import OptionError
 
 PICTURES = 100  # of which every client draws one after the other
 FRAME = 1 / 60  # seconds: the page asks at most once in each that the screen shows
-PROMPT, REST = 0.1, 1.0  # seconds: as in page.js
+PROMPT, REST = 0.1, 1.0  # seconds: as in paper.js
 
 
 class Reply(NamedTuple):

@@ -68,7 +68,13 @@ def run(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 def test_the_wheel_has_the_network_the_page_and_the_types_and_no_scripts(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for name in ("py.typed", "checkpoints/mnist-784-30-10.ckpt", "checkpoints/README.md", "web/page.js", "__main__.py"):
+    for name in (
+        "py.typed",
+        "checkpoints/mnist-784-30-10.ckpt",
+        "checkpoints/README.md",
+        "web/page/main.js",
+        "__main__.py",
+    ):
         assert f"torchdigits/{name}" in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"torchdigits", f"torchdigits-{__version__}.dist-info"}

@@ -66,7 +66,7 @@ def test_every_number_is_what_its_name_says(digits: DigitSplits) -> None:
     assert example.y.tolist() == [float(digit == label) for digit in range(10)]
     a = example.x
     for found, module in zip(example.layers, network.layers, strict=True):
-        assert np.array_equal(found.weights, module.weight.detach().double().numpy())  # type: ignore[union-attr,operator]
+        assert np.array_equal(found.weights, module.weight.detach().double().numpy())  # type: ignore[operator]
         z = found.weights @ a + found.biases
         np.testing.assert_allclose(found.z.by_hand, z, rtol=1e-12)
         a = found.a.by_hand

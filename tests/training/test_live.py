@@ -22,7 +22,7 @@ from torchdigits.errors import DivergedError, OptionError
 from torchdigits.network import SigmoidMLP
 from torchdigits.proof.gradients import parameters_of, reference_of
 from torchdigits.proof.reference import columns, one_hot
-from torchdigits.recognition.measuring import measure
+from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training import live
 from torchdigits.training.live import LiveRun, live_run
 from torchdigits.training.options import TrainOptions
@@ -77,9 +77,7 @@ def test_it_is_the_run_of_train_bit_for_bit(changes: dict[str, object], digits: 
         assert not run.changed
 
 
-def test_the_same_with_updates_in_blocks(
-    digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_with_updates_in_blocks(digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_uncompiled(monkeypatch)
     monkeypatch.setattr(live, "Building", Uncompiled)
     wanted = options(tmp_path, engine="compiled", batch_size=13)  # 93 mini-batches of 13, and one of 8
@@ -155,8 +153,9 @@ def test_it_waits_for_the_compiler(digits: DigitSplits, tmp_path: Path, monkeypa
         ready.clear()
         assert run.waits(1)  # for single updates, which are compiled only when they are asked for
         assert run.advance(1) == 0
-        assert run.advance(500) == run.updates == run.updates_in_epoch
-        ready.append(True)
+        assert run.advance(500) == run.updates == 121  # a whole block, which needs no single ones
+        assert len(stopped) == 1  # what compiled the block
+    assert len(stopped) == 3  # that again, and what still compiled single ones
 
 
 def test_the_learning_rate_may_change_on_the_way(digits: DigitSplits, tmp_path: Path) -> None:
@@ -192,16 +191,17 @@ def test_a_learning_rate_that_is_set_before_the_first_update_is_that_of_the_run(
 
 def test_measures_are_those_of_the_network_of_the_moment(digits: DigitSplits, tmp_path: Path) -> None:
     with live_run(options(tmp_path), digits) as run:
-        assert run.latest is None
+        assert not run.epochs
         before = run.network
         assert run.measure().correct == measure(before, digits.validation).correct
         finish(run, partial(next, repeat(10**9)))
-        assert run.latest is not None
-        assert run.latest.cost == measure(run.network, digits.validation).cost
-        assert run.latest.cost < measure(before, digits.validation).cost
+        latest: Measurement | None = run.latest
+        assert latest is not None
+        assert latest.cost == measure(run.network, digits.validation).cost
+        assert latest.cost < measure(before, digits.validation).cost
         assert run.advance(1) == 0  # it has finished
-        run.network.layers[0].weight.data.zero_()  # type: ignore[union-attr]  # it is a copy
-        assert run.measure().cost == run.latest.cost
+        next(run.network.parameters()).data.zero_()  # it is a copy
+        assert run.measure().cost == latest.cost
 
 
 def test_what_diverges_ends(digits: DigitSplits, tmp_path: Path) -> None:

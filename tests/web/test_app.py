@@ -40,13 +40,24 @@ from torchdigits.proof.reference import columns
 from torchdigits.recognition.preparation import look
 from torchdigits.recognition.workers import Workers, shared
 from torchdigits.web import app as web
-from torchdigits.web import middleware, protocol
+from torchdigits.web import middleware, protocol, reading
 from torchdigits.web.middleware import LARGE, LARGE_AT_A_TIME, MAX_BYTES
 from torchdigits.web.protocol import GuardedProtocol, listen
 
 Run = Callable[..., Outcome]
 PNG = {"Content-Type": "image/png"}
-PATHS = ("/", "/style.css", "/page.js", "/network", "/openapi.json", "/nowhere", "/recognize")
+PATHS = (
+    "/",
+    "/learn",
+    "/step-through",
+    "/style.css",
+    "/main.js",
+    "/network",
+    "/runs",
+    "/openapi.json",
+    "/nowhere",
+    "/recognize",
+)
 
 
 @contextmanager
@@ -277,11 +288,15 @@ def test_every_answer_forbids_what_the_page_does_not_need(client: httpx.Client) 
 
 
 def test_it_serves_no_file_but_its_own(client: httpx.Client) -> None:
-    for path, media_type in (("/", "html"), ("/style.css", "css"), ("/page.js", "javascript")):
+    for path, media_type in [
+        *dict.fromkeys(web.VIEWS, "html").items(),
+        ("/style.css", "css"),
+        *dict.fromkeys((f"/{script.name}" for script in web.PAGE.glob("*.js")), "javascript").items(),
+    ]:
         answer = client.get(path)
-        assert answer.text == (Path(web.__file__).parent / (path[1:] or "index.html")).read_text()
+        assert answer.text == (web.PAGE / ("index.html" if path in web.VIEWS else path[1:])).read_text()
         assert answer.headers["content-type"] == f"text/{media_type}; charset=utf-8"
-    for path in ("/app.py", "/docs", "/redoc", "/style.css/", "/%2e%2e/app.py", "/..%2fapp.py", "/page.js%00"):
+    for path in ("/app.py", "/docs", "/redoc", "/style.css/", "/%2e%2e/app.py", "/..%2fapp.py", "/main.js%00"):
         assert client.get(path).status_code == 404, path
     for path in (
         "/../app.py",
@@ -570,7 +585,7 @@ def test_of_large_pictures_one_at_a_time_is_taken_apart_and_small_ones_meanwhile
 def test_small_pictures_that_take_long_wait_with_the_large_ones(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, small, met = Workers.work, shared("small", web.SMALL, web.SECONDS), threading.Event()
+    work, small, met = Workers.work, shared("small", reading.SMALL, reading.SECONDS), threading.Event()
     slow, endless = picture + b"slow", picture + b"endless"
 
     def slowly(self: Workers, file: io.BytesIO, task: str) -> object:
@@ -600,7 +615,7 @@ def test_small_pictures_that_take_long_wait_with_the_large_ones(
 def test_a_client_does_not_wait_for_all_pictures_of_another(
     unharmed: int, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, wait, one_may_end = Workers.work, web._wait_for_place, threading.Semaphore(0)
+    work, wait, one_may_end = Workers.work, reading._wait_for_place, threading.Semaphore(0)
     waiting: list[object] = []
     begun: list[int] = []
 
@@ -609,7 +624,7 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
         assert one_may_end.acquire(timeout=30)
         return work(self, file, task)
 
-    async def watched(places: web._Places, request: Any) -> None:
+    async def watched(places: reading._Places, request: Any) -> None:
         waiting.append(request)
         await wait(places, request)
 
@@ -627,10 +642,10 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
         for client, name in asked:
             answers.append(pool.submit(ask_from, client, name))
             assert wait_for(lambda: len(waiting) == len(answers))
-        for number in range(web.SMALL + 1, len(asked) + 1):
+        for number in range(reading.SMALL + 1, len(asked) + 1):
             one_may_end.release()
             assert wait_for(lambda: len(begun) == number)  # noqa: B023
-        one_may_end.release(web.SMALL)
+        one_may_end.release(reading.SMALL)
         assert {answer.result() for answer in answers} == {200}
     assert begun == [11, 12, 21, 31, 22, 13, 14, 15]
 
@@ -648,9 +663,9 @@ def test_who_leaves_before_its_turn_is_not_waited_for(
 
     monkeypatch.setattr(Workers, "work", slowly)
     monkeypatch.setattr(GuardedProtocol, "request_timeout", 60.0)
-    with ThreadPoolExecutor(web.SMALL) as pool:
-        answers = [pool.submit(ask, unharmed, picture) for _ in range(web.SMALL)]
-        assert wait_for(lambda: len(begun) == web.SMALL)
+    with ThreadPoolExecutor(reading.SMALL) as pool:
+        answers = [pool.submit(ask, unharmed, picture) for _ in range(reading.SMALL)]
+        assert wait_for(lambda: len(begun) == reading.SMALL)
         before, body = steady_files(), picture + bytes(more)
         with ExitStack() as stack:
             for _ in range(20):
@@ -662,7 +677,7 @@ def test_who_leaves_before_its_turn_is_not_waited_for(
         for answer in answers:
             answer.result()
     ask(unharmed, picture)
-    assert len(begun) == web.SMALL + 1
+    assert len(begun) == reading.SMALL + 1
 
 
 def test_of_large_bodies_eight_at_a_time_are_read_and_all_are_answered(
@@ -725,7 +740,7 @@ def digit_on_paper() -> np.ndarray:
 
 
 def test_page_names_no_other_host_and_has_no_code_in_line() -> None:
-    page = (Path(web.__file__).parent / "index.html").read_text()
+    page = (web.PAGE / "index.html").read_text()
     assert set(re.findall(r"https?://[^/'\"<\s]+", page)) == {"http://127.0.0.1:8000", "http://www.w3.org"}
     assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page)
 

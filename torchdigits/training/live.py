@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -96,6 +96,7 @@ class LiveRun:
         self._made: Future[tuple[Train, Engine]] = self._beside.submit(choice.updates, network)
         self._singly: Future[Train] | None = None
         self._building: Building | None = None  # of single updates
+        self._one: Train | None = None
 
     def __enter__(self) -> "LiveRun":
         return self
@@ -166,7 +167,7 @@ class LiveRun:
             return 0
         block = self._blocks[0]
         places = block[self._within : self._within + most]
-        held = (torch.tensor(self.learning_rate, dtype=next(iter(self.parameters.values())).dtype),)
+        held = self._held(self.learning_rate)
         self.parameters, _ = self._updates_for(most)(self.parameters, self._gathered(places), held)
         self.updates += len(places)
         self._within += len(places)
@@ -213,27 +214,35 @@ class LiveRun:
         if engine.name == "eager":
             return train
         if self._is_part(most):
-            assert self._singly is not None
-            return self._singly.result()
+            self._one = self._one or self._checked_singly(train)
+            return self._one
         return train if self._blocks[0].shape == self._first[1][1].shape else partial(sgd_loop, self._update)
 
-    @torch.no_grad()
     def _compile_singly(self) -> Train:
-        """The compiled updates one at a time, if they are those of a block to the last bit; else uncompiled."""
+        """The compiled updates of blocks of one.
+
+        Raises:
+            BuildError: they cannot be compiled.
+        """
         (parameters, block), update = self._first, NetworkUpdate(self.options.sizes)
-        train, _ = self._made.result()
-        held = (torch.tensor(self.options.learning_rate, dtype=next(iter(parameters.values())).dtype),)
-        threads = torch.get_num_threads()
-        try:
-            self._building = Building(update, parameters, tuple(part[:1] for part in block), held, threads)
-            one = self._building.library()
-            singly, whole = partial(_singly, one)(parameters, block, held), train(parameters, block, held)
-            if all(torch.equal(singly[0][name], value) for name, value in whole[0].items()):
-                return partial(_singly, one)
-        except BuildError:
-            pass  # the uncompiled updates are as right, and slower
+        one, held = tuple(part[:1] for part in block), self._held(self.options.learning_rate)
+        self._building = Building(update, parameters, one, held, torch.get_num_threads())
+        return self._building.library()
+
+    def _checked_singly(self, train: Train) -> Train:
+        """The compiled updates one at a time, if they are those of `train` to the last bit; else uncompiled."""
+        assert self._singly is not None
+        (parameters, block), held = self._first, self._held(self.options.learning_rate)
+        with suppress(BuildError):  # the uncompiled updates are as right, and slower
+            singly = partial(_singly, self._singly.result())
+            ours, theirs = singly(parameters, block, held)[0], train(parameters, block, held)[0]
+            if all(torch.equal(ours[name], value) for name, value in theirs.items()):
+                return singly
         self.exact = False
         return partial(sgd_loop, self._update)
+
+    def _held(self, learning_rate: float) -> Held:
+        return (torch.tensor(learning_rate, dtype=next(iter(self.parameters.values())).dtype),)
 
 
 def _singly(one: Train, parameters: Parameters, block: Block, held: Held) -> tuple[Parameters, Tensor]:

@@ -50,10 +50,8 @@ class Changes(BaseModel):
     pace: float | None = Field(
         None, ge=0, le=10**6, allow_inf_nan=False, description="updates a second; 0 for as many as can be"
     )
-    drawing: list[Row] | Literal["none"] | None = Field(
+    drawing: Annotated[list[Row], Field(min_length=28, max_length=28)] | Literal["none"] | None = Field(
         None,
-        min_length=28,
-        max_length=28,
         description="a digit in the form of MNIST's, as /recognize gives its `pixels`, that the frames answer",
     )
 
@@ -75,7 +73,7 @@ class Possible(BaseModel):
     waiting: int
 
 
-FRAME = """The run of this moment, as soon as there is something new, 25 times a second at most; after 10 s without, 204.
+FRAME = """The run of this moment, as soon as there is something new, 25 times a second at most; after 10 s, 204.
 
 Four bytes: the length of what follows as JSON, a whole number, little-endian. The JSON. Then the weights of the first
 `shown` neurons of the first layer to the 784 pixels, a signed byte each, 127 for a weight of `full`, which 99 in 100
@@ -105,7 +103,7 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
 
     @router.get("/runs")
     async def possible() -> Possible:
-        """What can be trained here, and how much is going on. The processes get ready, so that a run begins at once."""
+        """What can be trained here, and what is under way. It gets processes ready to begin at once."""
         runs.warm_up()
         datasets = ["digits", *["mnist"] * has_mnist(data_dir)]
         return Possible(datasets=datasets, places=runs.places, going=runs.going, waiting=runs.waiting)
@@ -143,12 +141,12 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
         asked: dict[str, Any] = changes.model_dump(exclude_none=True)
         if "drawing" in asked:
             asked["drawing"] = None if asked["drawing"] == "none" else asked["drawing"]
-        await runs.ask(runs.find(run), "set", changes=asked)
+        await runs.change(runs.find(run), asked)
 
     @router.get("/runs/{run}/checkpoint", response_class=Response, responses={200: _BYTES, **unknown})
     async def checkpoint(run: str, best: bool = False) -> Response:
         """The network of this moment, or of the best epoch so far, as a checkpoint, which all commands read."""
-        content = await runs.ask(found := runs.find(run), "checkpoint", best=best)
+        content = await runs.checkpoint(found := runs.find(run), best)
         name = f"{found.options.name}{'-best' if best else ''}.ckpt"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type="application/octet-stream", headers=headers)
@@ -163,9 +161,7 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
 
 async def network_of_run(runs: Runs, run: str) -> SigmoidMLP:
     """The network of this moment of a run."""
-    content = await runs.ask(runs.find(run), "checkpoint", best=False)
-    if content is None:
-        raise OptionError("the run has not begun yet")
+    content = await runs.checkpoint(runs.find(run))
     return network_of(parameters_of(parse_checkpoint(content)))
 
 

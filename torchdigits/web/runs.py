@@ -41,7 +41,9 @@ class Run:
         name: by which requests name it; nobody can guess it.
         options: of the run.
         asked: when its page last asked for something, by `monotonic`.
+        asking: requests that are not answered yet.
         process: that trains it; None while it waits for one.
+        changes: what is asked of it before it begins.
         begun: set when the process has begun with it, or cannot, or the run has ended.
         beginning: the task that begins it.
         problem: why the process cannot; may be empty.
@@ -49,8 +51,9 @@ class Run:
 
     def __init__(self, options: TrainOptions) -> None:
         self.name, self.options = secrets.token_urlsafe(12), options
-        self.asked = monotonic()
+        self.asked, self.asking = monotonic(), 0
         self.process: _Process | None = None
+        self.changes: dict[str, Any] = {}
         self.begun = asyncio.Event()
         self.beginning: asyncio.Task[None] | None = None
         self.problem = ""
@@ -137,6 +140,7 @@ class Runs:
             NoSuchRunError: the run has ended meanwhile, or its process.
             OptionError, and others: what the process refuses.
         """
+        run.asking += 1
         try:
             await asyncio.wait_for(run.begun.wait(), _TURN if run.process is None else _SILENCE)
             if run.problem:
@@ -154,7 +158,29 @@ class Runs:
                 raise NoSuchRunError(_ENDED) from None
             raise
         finally:
-            run.asked = monotonic()
+            run.asked, run.asking = monotonic(), run.asking - 1
+
+    async def change(self, run: Run, changes: dict[str, Any]) -> None:
+        """Change what is asked of a run, as `trainer.Watched.set` takes it; of one that waits, as soon as it begins.
+
+        Raises:
+            NoSuchRunError, OptionError, and others: as `ask` does.
+        """
+        if run.begun.is_set():
+            await self.ask(run, "set", changes=changes)
+        else:
+            run.changes |= changes
+
+    async def checkpoint(self, run: Run, best: bool = False) -> bytes:
+        """The network of this moment of a run, or the best of its epochs, as a checkpoint.
+
+        Raises:
+            NoSuchRunError, OptionError, and others: as `ask` does, or the run waits for its turn.
+        """
+        content = await self.ask(run, "checkpoint", best=best)
+        if content is None:
+            raise OptionError("the run has not begun yet")
+        return content
 
     def end(self, run: Run) -> None:
         """End a run; the one that has waited longest takes its place."""
@@ -178,13 +204,18 @@ class Runs:
     async def _begin(self, run: Run, process: "_Process") -> None:
         try:
             await process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
-        except (TorchDigitsError, TimeoutError, EOFError) as error:
-            run.problem = str(error) or "the process that was to train it has ended: start over"
+            while run.changes:
+                changes, run.changes = run.changes, {}
+                await process.ask({"do": "set", "changes": changes}, _SILENCE)
+        except TorchDigitsError as error:
+            run.problem = str(error)
+        except (TimeoutError, EOFError):
+            self.end(run)
         run.begun.set()
 
     def _end_forsaken(self) -> None:
         for run in [*self._runs.values()]:
-            if monotonic() - run.asked > GONE:
+            if not run.asking and monotonic() - run.asked > GONE:
                 self.end(run)
 
     async def _tidy_for_ever(self) -> None:
@@ -208,7 +239,6 @@ class _Process:
         self._loop = asyncio.get_running_loop()
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[bytes]] = {}
-        self.alive = True
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
             f"from torchdigits.web.trainer import work; work({theirs.fileno()})"
@@ -222,6 +252,10 @@ class _Process:
         )
         theirs.close()
         threading.Thread(target=self._listen, args=(self._pipe,), daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     async def ask(self, message: dict[str, Any], patience: float) -> bytes:
         """What it answers.
@@ -258,7 +292,6 @@ class _Process:
             while True:
                 answer, content = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
                 self._loop.call_soon_threadsafe(self._take, answer, content)
-        self.alive = False
         pipe.close()
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end_all)
