@@ -634,7 +634,7 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
             return asking.post(url, content=picture + bytes(name), headers=PNG).status_code
 
     monkeypatch.setattr(Workers, "work", slowly)
-    monkeypatch.setattr(web, "_wait_for_place", watched)
+    monkeypatch.setattr(reading, "_wait_for_place", watched)
     # The first client sends five, and two others one or two each: of all who wait, theirs come first.
     asked = [(1, 11), (1, 12), (1, 13), (1, 14), (1, 15), (2, 21), (2, 22), (3, 31)]
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -721,7 +721,7 @@ def test_a_body_of_any_length_and_in_any_parts_gets_its_status(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(middleware, "MAX_BYTES", MOST)
         patch.setattr(middleware, "LARGE", SOME)
-        patch.setattr(web, "LARGE", SOME)
+        patch.setattr(reading, "LARGE", SOME)
         patch.setattr(Workers, "work", lambda *_: sight._asdict())
         with socket.create_connection(("127.0.0.1", unharmed), timeout=30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

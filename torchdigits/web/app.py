@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,14 +27,14 @@ from torchdigits.version import __version__
 from torchdigits.web import learning, reading, stepping
 from torchdigits.web.middleware import Middleware, error_response
 from torchdigits.web.runs import NoSuchRunError, Runs, TooManyRunsError
-from torchdigits.web.schemas import errors
+from torchdigits.web.schemas import CannotNowError, NotHereError, errors
 
 MOST_SHOWN = 10**6  # weights and biases, which the page is sent as text
 PAGE = Path(__file__).parent / "page"
 VIEWS = ("/", "/learn", "/step-through")  # the addresses of the page's views
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 FILES = dict.fromkeys(VIEWS, "index.html") | {f"/{path.name}": path.name for path in sorted(PAGE.glob("*.[cj]s*"))}
-_STATUS = {NoSuchRunError: 404, TooManyRunsError: 503}  # other errors of ours are 422
+_STATUS = {NotHereError: 404, NoSuchRunError: 404, CannotNowError: 409, TooManyRunsError: 429}  # others are 422
 
 
 class Layer(BaseModel):
@@ -141,9 +142,12 @@ def _file(name: str) -> Callable[[], Awaitable[Response]]:
     return file
 
 
-async def _response_to(_: Request, error: Exception) -> Response:
+async def _response_to(request: Request, error: Exception) -> Response:
     if isinstance(error, StarletteHTTPException):
-        return error_response(error.status_code, error.detail, error.headers)
+        headers = error.headers
+        if error.status_code == 405 and (methods := _methods(request)):
+            headers = {"Allow": methods}
+        return error_response(error.status_code, error.detail, headers)
     if isinstance(error, RequestValidationError):
         return error_response(422, _in_a_line(error.errors()[0]))
     if isinstance(error, TorchDigitsError):
@@ -158,3 +162,11 @@ def _in_a_line(error: dict[str, Any]) -> str:
     """What FastAPI found wrong with a request: where, and what."""
     where = ".".join(map(str, error["loc"][1:])) or "the body"
     return printable(f"{where}: {error['msg']}")[:300]
+
+
+def _methods(request: Request) -> str | None:
+    """What the header Allow says: starlette names the methods of one of an address's routes alone."""
+    for path, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path):
+            return ", ".join(sorted(map(str.upper, methods)))
+    return None

@@ -10,13 +10,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from torchdigits.data.datasets import has_mnist
-from torchdigits.errors import OptionError
 from torchdigits.files.checkpoints import parameters_of, parse_checkpoint
 from torchdigits.files.networks import network_of
 from torchdigits.network import SigmoidMLP
 from torchdigits.training.options import TrainOptions
 from torchdigits.web.runs import Runs
-from torchdigits.web.schemas import Row, errors
+from torchdigits.web.schemas import WHOLE, CannotNowError, Row, errors
 
 MOST_PARAMETERS = 10**6  # weights and biases of a network that is trained here
 Words = Callable[..., str]
@@ -30,20 +29,22 @@ class NewRun(BaseModel):
 
     model_config = Strict
     dataset: Literal["digits", "mnist"] = Field("digits", description="scikit-learn's small digits, or MNIST")
-    hidden: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
+    hidden: list[Annotated[int, Field(ge=1, le=1000), WHOLE]] = Field(
         [30], max_length=4, description="neurons in each hidden layer"
     )
-    epochs: int = Field(30, ge=1, le=1000, description="passes over the training images")
-    batch_size: int = Field(10, ge=1, le=50_000, description="images in a mini-batch")
+    epochs: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(30, description="passes over the training images")
+    batch_size: Annotated[int, Field(ge=1, le=50_000), WHOLE] = Field(10, description="images in a mini-batch")
     learning_rate: LearningRate = 3.0
-    seed: int = Field(0, ge=0, lt=2**32, description="of the first weights and the epochs' orders")
+    seed: Annotated[int, Field(ge=0, lt=2**32), WHOLE] = Field(
+        0, description="of the first weights and the epochs' orders"
+    )
 
 
 class Changes(BaseModel):
     """What is asked of a run that goes on; what is left out stays as it is."""
 
     model_config = Strict
-    updates: Annotated[int, Field(ge=0, le=10**9)] | Literal["epoch", "end"] | None = Field(
+    updates: Annotated[int, Field(ge=0, le=10**9), WHOLE] | Literal["epoch", "end"] | None = Field(
         None, description="how many more to take, 0 to pause; or all to the end of the epoch, or of the run"
     )
     learning_rate: LearningRate | None = None
@@ -108,14 +109,22 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
         datasets = ["digits", *["mnist"] * has_mnist(data_dir)]
         return Possible(datasets=datasets, places=runs.places, going=runs.going, waiting=runs.waiting)
 
-    @router.post("/runs", status_code=201, responses=errors({503: "too many runs wait already"}))
+    @router.post(
+        "/runs",
+        status_code=201,
+        responses=errors(
+            {400: "a body that is no JSON", 409: "no such data here, or too large a network", 429: "too many runs wait"}
+        ),
+    )
     async def begin(wanted: NewRun) -> Started:
         """Begin a run, which is paused. It ends when nobody has asked for its frames for 30 s."""
         options = TrainOptions(**wanted.model_dump(), data_dir=data_dir, accelerator="cpu")
         if (size := parameters(options.sizes)) > MOST_PARAMETERS:
-            raise OptionError(f"{size:,} weights and biases: the page trains {MOST_PARAMETERS:,} at most")
+            raise CannotNowError(f"{size:,} weights and biases: the page trains {MOST_PARAMETERS:,} at most")
         if options.dataset == "mnist" and not has_mnist(data_dir):
-            raise OptionError("MNIST is not on this machine: train on the digits, or start the server with --data-dir")
+            raise CannotNowError(
+                "MNIST is not on this machine: train on the digits, or start the server with --data-dir"
+            )
         run = runs.begin(options)
         folder = [] if data_dir is None or options.dataset != "mnist" else ["--data-dir", str(data_dir)]
         return Started(run=run.name, command=train_command(*words_of(options), *folder))
@@ -135,7 +144,7 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
             return Response(status_code=204)
         return Response(content, media_type="application/octet-stream")
 
-    @router.patch("/runs/{run}", status_code=204, responses=unknown)
+    @router.patch("/runs/{run}", status_code=204, responses=unknown | errors({400: "a body that is no JSON"}))
     async def change(run: str, changes: Changes) -> None:
         """Let it go on, pause it, change its learning rate or pace, or give it a drawing to answer."""
         asked: dict[str, Any] = changes.model_dump(exclude_none=True)
@@ -143,7 +152,11 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
             asked["drawing"] = None if asked["drawing"] == "none" else asked["drawing"]
         await runs.change(runs.find(run), asked)
 
-    @router.get("/runs/{run}/checkpoint", response_class=Response, responses={200: _BYTES, **unknown})
+    @router.get(
+        "/runs/{run}/checkpoint",
+        response_class=Response,
+        responses={200: _BYTES, **unknown, **errors({409: "it waits for its turn"})},
+    )
     async def checkpoint(run: str, best: bool = False) -> Response:
         """The network of this moment, or of the best epoch so far, as a checkpoint, which all commands read."""
         content = await runs.checkpoint(found := runs.find(run), best)

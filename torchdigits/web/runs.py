@@ -16,6 +16,7 @@ from typing import Any
 
 from torchdigits.errors import OptionError, TorchDigitsError
 from torchdigits.training.options import TrainOptions
+from torchdigits.web.schemas import CannotNowError
 
 MOST_WAITING = 8  # runs
 GONE = 30.0  # seconds after which a page that asks for nothing is gone, and its run ends
@@ -179,7 +180,7 @@ class Runs:
         """
         content = await self.ask(run, "checkpoint", best=best)
         if content is None:
-            raise OptionError("the run has not begun yet")
+            raise CannotNowError("the run waits for its turn")
         return content
 
     def end(self, run: Run) -> None:
@@ -198,19 +199,28 @@ class Runs:
             if run.process is None and not run.problem and self.going < self.places:
                 self._idle = [process for process in self._idle if process.alive]
                 run.process = self._idle.pop() if self._idle else _Process()
-                run.beginning = asyncio.get_running_loop().create_task(self._begin(run, run.process))
+                run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
 
-    async def _begin(self, run: Run, process: "_Process") -> None:
-        try:
-            await process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
-            while run.changes:
-                changes, run.changes = run.changes, {}
-                await process.ask({"do": "set", "changes": changes}, _SILENCE)
-        except TorchDigitsError as error:
-            run.problem = str(error)
-        except (TimeoutError, EOFError):
-            self.end(run)
+    async def _begin(self, run: Run) -> None:
+        """Begin it on its process; if that has ended before, on another."""
+        for process in (run.process, None):
+            if run.process is None:  # it was ended meanwhile
+                return
+            run.process = process or _Process()
+            try:
+                await run.process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
+                while run.changes and run.process is not None:
+                    changes, run.changes = run.changes, {}
+                    await run.process.ask({"do": "set", "changes": changes}, _SILENCE)
+                break
+            except TorchDigitsError as error:
+                run.problem = str(error)
+                break
+            except EOFError:
+                continue
+            except TimeoutError:
+                self.end(run)
         run.begun.set()
 
     def _end_forsaken(self) -> None:

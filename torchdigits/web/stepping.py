@@ -1,4 +1,4 @@
-"""What answers to /step-through: back-propagation of one example, with all its numbers."""
+"""What answers to /steps: back-propagation of one example, with all its numbers."""
 
 import base64
 from functools import cache
@@ -11,13 +11,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from torchdigits.data.datasets import Digits, has_mnist, load_splits
-from torchdigits.errors import OptionError
 from torchdigits.network import SigmoidMLP
 from torchdigits.proof import example
 from torchdigits.proof.reference import Array
 from torchdigits.web.learning import LearningRate, Strict, network_of_run
 from torchdigits.web.runs import Runs
-from torchdigits.web.schemas import Digit, Row, errors
+from torchdigits.web.schemas import Digit, NotHereError, Row, errors
 
 Matrix = Annotated[str, Field(description="float64, little-endian, row by row (a neuron each), in base64")]
 
@@ -108,7 +107,7 @@ class TestImage(BaseModel):
 
 
 def routes(network: SigmoidMLP, runs: Runs, data_dir: Path | None) -> APIRouter:
-    """Answers to /step-through and /test-images.
+    """Answers to /steps and /test-images.
 
     Args:
         network: that answers by default.
@@ -117,7 +116,10 @@ def routes(network: SigmoidMLP, runs: Runs, data_dir: Path | None) -> APIRouter:
     """
     router = APIRouter()
 
-    @router.post("/step-through", responses=errors({404: "there is no such run"}))
+    @router.post(
+        "/steps",
+        responses=errors({400: "a body that is no JSON", 404: "there is no such run", 409: "it waits for its turn"}),
+    )
     async def step_through(question: Question) -> Steps:
         """Everything that back-propagation computes for one example, by hand and by autograd, and one update on it."""
         asked = network if question.run is None else await network_of_run(runs, question.run)
@@ -128,10 +130,10 @@ def routes(network: SigmoidMLP, runs: Runs, data_dir: Path | None) -> APIRouter:
     async def test_image(dataset: Literal["digits", "mnist"], place: Annotated[int, Field(ge=0)]) -> TestImage:
         """A test image of a dataset, by its place, from 0."""
         if dataset == "mnist" and not has_mnist(data_dir):
-            raise OptionError("MNIST is not on this machine: take the digits, or start the server with --data-dir")
+            raise NotHereError("MNIST is not on this machine: take the digits, or start the server with --data-dir")
         images, labels = await anyio.to_thread.run_sync(_test, dataset, data_dir)
         if place >= len(labels):
-            raise OptionError(f"image {place}: there are {len(labels):,}, from 0")
+            raise NotHereError(f"image {place}: there are {len(labels):,}, from 0")
         pixels = images[place].view(28, 28).tolist()
         return TestImage(pixels=pixels, label=int(labels[place]), images=len(labels))
 

@@ -43,7 +43,7 @@ async function question() {
     if (!pixels) return clear("Draw a digit on the paper, or take a test image.");
     const rate = Number(learning_rate.value);
     const body = { pixels, label: label(), learning_rate: learning_rate.value.trim() === "" || Number.isNaN(rate) ? learning_rate.value : rate };
-    const answer = await ask("POST", "step-through", run.value ? { ...body, run: run.value } : body);
+    const answer = await ask("POST", "steps", run.value ? { ...body, run: run.value } : body);
     if (number !== asked) return;
     found = unpacked(answer);
     byId("step-trouble").textContent = "";
