@@ -133,7 +133,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _arrays(value: Any, depth: int = 2) -> list[Array]:
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
+    if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return [value]
