@@ -89,6 +89,14 @@ def test_no_right_program_is_called_wrong(load: Load, form: str, dtype: Any) -> 
     assert diagnosis.problems == 60
 
 
+@pytest.mark.parametrize("form", RIGHT)
+def test_layers_of_one_neuron_are_right_too(load: Load, form: str) -> None:
+    """Whose matrix is a row or a column, as a bias may be."""
+    problems = [Problem.random(sizes, m) for sizes in ((4, 1, 3), (1, 4, 2), (4, 3, 1)) for m in (5, 1)]
+    diagnosis = check(load(source_of(form)), problems=problems)
+    assert diagnosis.right, str(diagnosis)
+
+
 @pytest.mark.parametrize(("form", "number"), SINGLE)
 def test_a_planted_mistake_is_named(load: Load, form: str, number: int) -> None:
     name, equation, changes = FORMS[form][number]

@@ -170,10 +170,10 @@ class Layout(NamedTuple):
         """A problem's weights, biases, x and y, as new arrays."""
 
         def made(array: Array) -> Any:
-            new = array.astype(dtype)
+            new = array.astype(dtype, order="C")
             return sys.modules["torch"].from_numpy(new) if self.torch else new
 
-        weights = [made(w if self.weights == "out, in" else w.T.copy()) for w in problem.weights]
+        weights = [made(w if self.weights == "out, in" else w.T) for w in problem.weights]
         biases = [made({"column": b, "flat": b[:, 0], "row": b.T}[self.biases]) for b in problem.biases]
         x, y = ({"columns": v, "rows": v.T, "flat": v[:, 0]}[self.examples] for v in (problem.x, problem.y))
         return weights, biases, made(x), made(y)
@@ -182,7 +182,7 @@ class Layout(NamedTuple):
         """One of its gradients, as `Observed` has it."""
         if name.startswith("dC/dW"):
             return array.T if self.weights == "in, out" else array
-        if array.ndim == 2 and 1 in array.shape and array.shape != (1, 1):
+        if array.ndim == 2 and 1 in array.shape and (array.size > 1 or neurons == 1):
             return array.ravel()
         rows = array.ndim == 2 and array.shape[0] != neurons and array.shape[1] == neurons
         return array.T if rows else array
@@ -280,6 +280,7 @@ def _keys(value: Mapping[Any, Any], last: int) -> list[str]:
 
 
 def _fit(name: str, leaf: Array, sizes: list[int], layout: Layout) -> float:
+    """How likely an array is this gradient: right, or transposed, or of each example."""
     layer = int(name[6:-1])
     neurons, inputs = sizes[layer], sizes[layer - 1]
     if name.startswith("dC/dW"):

@@ -128,8 +128,14 @@ def parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
     """
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
-    for parameter in module.parameters():
+    every = [*module.parameters()]
+    for parameter in every:
         (weights if parameter.ndim == 2 and min(parameter.shape) > 1 else biases).append(parameter)
+    if len(weights) < len(biases):  # a layer of one neuron has a matrix of one row, as a bias may be
+        half = len(every) // 2
+        for ws, bs in ((every[::2], every[1::2]), (every[:half], every[half:]), (every[half:], every[:half])):
+            if len(ws) == len(bs) and all(w.ndim == 2 and b.numel() in w.shape for w, b in zip(ws, bs, strict=True)):
+                return ws, bs
     if not weights or len(weights) != len(biases):
         raise CandidateError(f"{len(weights)} matrices and {len(biases)} biases; expected one of each for each layer")
     return weights, biases
