@@ -70,7 +70,8 @@ class FunctionForm:
         given = self._given(problem)
         value = calling(self.function, *(given[name] for name in self.order), file=self.file, problem=problem)
         before = self._given(problem)
-        self.changed |= {name for name, array in given.items() if not all_same(array, before[name])}
+        changed = {name for name in self.order if not all_same(given[name], before[name])}
+        self.changed |= {"params" if name == "pairs" else name for name in changed}
         gradient, eps, self.reversed = named(value, self.layout, problem, self._what)
         return Observed(problem, gradient, eps), value
 

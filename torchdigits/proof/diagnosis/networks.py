@@ -297,6 +297,9 @@ def _network_form(
     if method is None:
         raise CandidateError(f"{name}: it has no method backprop(x, y), and none that updates a mini-batch")
     form_kind = UpdateForm if method is update else NetworkForm
+    # Its own name may be another: that of a lambda, or of what a decorator made of it.
+    attributes = (n for n in dir(network) if BACKPROP.fullmatch(n) or UPDATE.fullmatch(n))
+    called = next(n for n in attributes if getattr(network, n) == method)
     directions = [direction for direction, biases_ in DIRECTIONS if biases_ == bias]
 
     def forms(per_example: bool) -> list[NetworkForm]:
@@ -306,7 +309,7 @@ def _network_form(
                 construct,
                 Layout(side, bias, direction, torch),
                 per_example,
-                method.__name__,
+                called,
                 names,
                 dtype,
                 depth=len(names[0]) if len(names[0]) > 1 else None,
