@@ -8,19 +8,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from conftest import ROOT, Outcome, assert_one_line_error
 
 from torchdigits import SigmoidMLP
 from torchdigits.commands import sweep
+from torchdigits.data.datasets import load_splits
+from torchdigits.engines.machine import versions_here
+from torchdigits.errors import OptionError
 from torchdigits.files.networks import save_network
 from torchdigits.files.writing import locked
 from torchdigits.population import slices
 from torchdigits.population.ensemble import Trained
-from torchdigits.population.members import Member, Row
+from torchdigits.population.members import Member, Row, SweepOptions
+from torchdigits.population.slices import slices_of
 from torchdigits.population.statistics import Summary
 
 Run = Callable[..., Outcome]
@@ -369,3 +376,169 @@ def test_a_diverged_network_is_told_of(run_script: Run, tmp_path: Path, monkeypa
     assert [cells[0][0], cells[0][-1]] == ["learning rate 3", "0"]
     assert cells[1] == ["learning rate 1e+39", "0", *[""] * 7, "0", "2"]
     assert {row["test_correct"] == "" for row in rows_of(tmp_path) if row["learning_rate"] == "1e+39"} == {True}
+
+
+class Kept:
+    """A sweep's folder of which some networks are finished."""
+
+    def __init__(self, finished: int, options: SweepOptions) -> None:
+        self.finished, self.options, self.parts = finished, options, list[dict[str, object]]()
+        self.known, self.added = {"some"}, list[object]()
+
+    def add(self, trained: int) -> None:
+        self.added.append(trained)
+        self.finished += trained
+
+
+class Bar:
+    """What a progress bar was told."""
+
+    def __init__(self, disable: bool) -> None:
+        self.disable, self.told = disable, list[object]()
+
+    def add_task(self, *words: object, **numbers: object) -> str:
+        self.told.append((words, numbers))
+        return "task"
+
+    def advance(self, *words: object) -> None:
+        self.told.append(words)
+
+    def __enter__(self) -> None:
+        self.told.append("shown")
+
+    def __exit__(self, *_: object) -> None:
+        self.told.append("gone")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("obstacle", ["", "no compiler"])
+def test_what_is_trained_is_told_and_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, obstacle: str
+) -> None:
+    """The seconds are those of training: what compiling waited for is told apart."""
+    options = SweepOptions(seeds=5, epochs=4, hidden=("30", "20"))
+    device, bar, given = torch.device("cpu"), Bar(disable=not terminal), list[object]()
+
+    def train(*arguments: Any) -> Iterator[int]:
+        given.extend(arguments)
+        compiling, advance = arguments[5:7]
+        compiling("compiled", 1.25)
+        advance(3)
+        yield 2
+        compiling("loaded from the cache", 0)
+        compiling("compiled", 0.25)
+        yield 1
+
+    monkeypatch.setattr(sweep, "progress_bar", lambda: bar)
+    monkeypatch.setattr("time.perf_counter", iter([100.0, 112.0004]).__next__)
+    place, folder = sweep._Place(device, "a machine", 1000, obstacle, train), Kept(4, options)
+    part = sweep._train(folder, place, "splits")  # type: ignore[arg-type]
+    monkeypatch.undo()
+    slices = slices_of(options.members(), device, 1000)
+    assert given[:4] == [slices, "splits", 4, device]
+    assert given[4] is not bool(obstacle)
+    assert given[7] == {"some"}
+    assert part == {
+        "device": "a machine", "versions": versions_here(), "networks": 3, "seconds": 10.5, "compiling": 1.5,
+    }  # fmt: skip
+    assert (folder.parts, folder.added) == ([part], [2, 1])
+    told = capsys.readouterr().out.splitlines()
+    assert told[: bool(obstacle)] == ["Not compiled: no compiler"] * bool(obstacle)
+    assert told[bool(obstacle) :] == [
+        "Compiled, in 1.2 s",
+        "6 of 10 networks",
+        "Loaded from the cache",
+        "Compiled, in 0.2 s",
+        "7 of 10 networks",
+    ]
+    task = (("training",), {"total": 40, "completed": 16})
+    assert bar.told == [task, *["shown"] * terminal, ("task", 3), *["gone"] * terminal]
+
+
+def test_nothing_to_train_is_no_part_of_the_record() -> None:
+    options = SweepOptions(seeds=3)
+    place = sweep._Place(torch.device("cpu"), "a machine", 1000, "", lambda *_: iter(()))
+    part = sweep._train(folder := Kept(3, options), place, "splits")  # type: ignore[arg-type]
+    assert (part["networks"], folder.parts) == (0, [])
+
+
+def test_a_sweep_trains_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SimpleNamespace(device=torch.device("meta"), name="mine", obstacle_to_compiling="it is old")
+    monkeypatch.setattr(sweep, "find_machine", lambda accelerator: machine if accelerator == "gpu" else None)
+    monkeypatch.setattr(sweep, "memory_for_slices", lambda device: 77 if device is machine.device else 0)
+    with ExitStack() as stack:
+        place = sweep._place("gpu", None, stack)
+    assert place == (machine.device, "mine", 77, "it is old", slices.train_slices)
+
+    left: list[str] = []
+
+    @contextmanager
+    def connected(address: str) -> Iterator[str]:
+        yield f"the cluster at {address}"
+        left.append(address)
+
+    cluster = ModuleType("torchdigits.population.cluster")
+    there = {"connected": connected, "choose_device": lambda accelerator: (accelerator, 55), "train_slices": len}
+    vars(cluster).update(there)
+    monkeypatch.setitem(sys.modules, cluster.__name__, cluster)
+    monkeypatch.setattr("torchdigits.population.cluster", cluster, raising=False)
+    with ExitStack() as stack:
+        assert sweep._place("gpu", "there:1", stack) == ("gpu", "the cluster at there:1", 55, "", len)
+        assert left == []
+    assert left == ["there:1"]
+
+
+def test_what_cannot_be_written_is_one_line_that_says_what_is_kept() -> None:
+    for error, words in (
+        (OSError(27, "File too large", "sweep.csv"), "cannot write sweep.csv: File too large; all is kept"),
+        (OSError(28, "No space left"), "cannot write to the disk: No space left; all is kept"),
+    ):
+        with pytest.raises(OptionError) as raised, sweep._one_line(lambda: "all is kept"):
+            raise error
+        assert str(raised.value) == words
+        assert raised.value.__cause__ is error
+    for other in (BrokenPipeError(32, "Broken pipe"), ValueError("a bug")):
+        with pytest.raises(type(other)) as unchanged, sweep._one_line(lambda: "all is kept"):
+            raise other
+        assert unchanged.value is other
+
+
+def test_what_is_kept_of_a_sweep_and_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SweepOptions(seeds=5, hidden=("30", "20"))
+    monkeypatch.setattr(sys, "argv", ["scripts/sweep.py", "--seeds", "5", "--output", "a b"])
+    again = "go on with python scripts/sweep.py --seeds 5 --output 'a b'"
+    nothing, some = Kept(0, options), Kept(3, options)
+    for folder, resume, words in (
+        (None, False, "no network was finished, nothing is kept"),
+        (nothing, False, "no network was finished, nothing is kept"),
+        (nothing, True, "no network was finished, nothing is kept"),
+        (None, True, f"what was finished before is kept; {again}"),
+        (some, False, f"3 of 10 networks are kept; {again} --resume"),
+        (some, True, f"3 of 10 networks are kept; {again}"),
+    ):
+        assert sweep._kept(folder, options, resume) == words  # type: ignore[arg-type]
+
+
+def test_the_end_of_a_sweep_tells_how_long_it_took(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[object, ...]] = []
+    run_script("sweep.py", *OPTIONS, "--output", tmp_path)
+    monkeypatch.setattr(sweep, "draw_sweep", lambda *arguments: drawn.append(arguments))
+    for part, words in (
+        ({"networks": 4, "seconds": 12.04}, "Trained in 12.0 s, 1.505 s a network and epoch"),
+        ({"networks": 0, "seconds": 12.04}, ""),
+    ):
+        monkeypatch.setattr(sweep, "_train", lambda *_, part=part: part)
+        outcome = run_script("sweep.py", *OPTIONS, "--output", tmp_path, "--resume")
+        (line,) = [line for line in outcome.out.splitlines() if "Trained" in line] or [""]
+        assert line == words
+    record, rows = json.loads((tmp_path / "sweep.json").read_text()), rows_of(tmp_path)
+    best = max(rows, key=lambda row: int(row["validation_correct"]))
+    assert {name: str(value) for name, value in record["best"].items()} == best
+    assert record["dataset"] == {
+        "sha256": load_splits("digits").fingerprint(), "training": 1217, "validation": 290, "test": 290,
+    }  # fmt: skip
+    given, images, title, folder = drawn[0]
+    assert [row.epoch for row in cast("list[Row]", given)] == [1, 2] * 6
+    assert (images, title, folder) == (290, "digits, seeds 0 to 2", tmp_path)
