@@ -419,7 +419,7 @@ def test_what_is_trained_is_told_and_kept(
     options = SweepOptions(seeds=5, epochs=4, hidden=("30", "20"))
     device, bar, given = torch.device("cpu"), Bar(disable=not terminal), list[object]()
 
-    def train(*arguments: Any) -> Iterator[int]:
+    def train(*arguments: Any) -> Iterator[Any]:
         given.extend(arguments)
         compiling, advance = arguments[5:7]
         compiling("compiled", 1.25)
@@ -483,7 +483,8 @@ def test_a_sweep_trains_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, cluster.__name__, cluster)
     monkeypatch.setattr("torchdigits.population.cluster", cluster, raising=False)
     with ExitStack() as stack:
-        assert sweep._place("gpu", "there:1", stack) == ("gpu", "the cluster at there:1", 55, "", len)
+        place = sweep._place("gpu", "there:1", stack)
+        assert tuple(place) == ("gpu", "the cluster at there:1", 55, "", len)
         assert left == []
     assert left == ["there:1"]
 

@@ -537,7 +537,7 @@ def test_outputs_and_costs_that_a_class_shows_are_seen(examples: Any) -> None:
     def cost(self: Any, x: Array, y: Array) -> Any:
         x += 1  # of arrays of its own
         y += 1
-        return np.float64(1.5)
+        return 1.5
 
     problem = PROBLEMS[0]
     seen = form_of(class_of(layout, feedforward=turned, cost=cost)).observe(problem)
@@ -559,8 +559,8 @@ def test_backprop_of_outputs_or_of_a_pass_forward() -> None:
     def of_outputs(self: Any, x: Array, y: Array, a_hat: Array) -> Any:
         raise AssertionError("it is not called")
 
-    def with_outputs(self: Any, x: Array, y: Array, output: Array) -> Any:
-        assert (output == 0.25).all()
+    def with_outputs(self: Any, x: Array, y: Array, Output: Array) -> Any:  # noqa: N803
+        assert (Output == 0.25).all()
         return whole(self, x, y)
 
     assert_right(form_of(class_of(layout, forward=forward, backprop=with_outputs)))
@@ -642,6 +642,44 @@ def test_an_update_shows_the_gradient(method: str, mean: bool) -> None:
         assert np.array_equal(array, second.gradient[name])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_update_may_need_what_a_pass_forward_has_kept(dtype: str) -> None:
+    made: Any = updating("matrices", mean=True)
+
+    class Candidate(made):  # type: ignore[misc]
+        def __init__(self, sizes: list[int]) -> None:
+            super().__init__(sizes)
+            self.weights: list[Array] = [w.astype(dtype) for w in self.weights]
+
+        def forward(self, x: Array) -> Array:
+            assert x.dtype == dtype
+            self.kept = x
+            raise_if_asked()
+            return x
+
+        def train_step(self, x: Array, y: Array, lr: float) -> None:
+            assert np.array_equal(self.kept, x)
+            super().train_step(x, y, lr)
+
+    asked: list[bool] = []
+
+    def raise_if_asked() -> None:
+        if asked:
+            raise ValueError("no")
+
+    form = form_of(Candidate)
+    exact = Problem.random((4, 1, 3), 5)  # whose hidden layer has one bias
+    seen = form.observe(exact)
+    for layer, (w, b) in enumerate(zip(*exact.network().backprop(exact.x, exact.y), strict=True), 1):
+        for name, array in ((f"dC/dW({layer})", w), (f"dC/db({layer})", b[:, 0])):
+            assert seen.gradient[name] == pytest.approx(array / 5, rel=1e-4, abs=1e-6)
+    asked.append(True)
+    with pytest.raises(RaisedError) as raised:
+        form.observe(exact)
+    assert raised.value.problem is exact
+    assert raised.value.line is not None
+
+
 def method_of(signature: str) -> Callable[..., Any] | None:
     there: dict[str, Any] = {}
     exec(f"class Candidate:\n    {signature}: ...", there)
@@ -652,7 +690,7 @@ def method_of(signature: str) -> Callable[..., Any] | None:
     ("signature", "matrices"),
     [
         ("def update_mini_batch(self, mini_batch, eta)", False),
-        ("def update(self, batch, lr)", False),
+        ("def update(self, Batch, LR)", False),
         ("def train_batch(self, data, learning_rate, n)", False),
         ("def step_weights(self, examples, n, alpha)", False),
         ("def update(self, x, y, eta)", True),
@@ -694,6 +732,17 @@ def test_an_update_is_given_what_it_asks_for() -> None:
     assert np.array_equal(given[0], PROBLEMS[0].x)
     assert np.array_equal(given[1], PROBLEMS[0].y)
     assert given[2] == 0.25
+
+    def failing(batch: Any, eta: float) -> None:
+        given.extend(batch)
+        raise ValueError("no")
+
+    form.dtype = "float32"
+    given.clear()
+    with pytest.raises(RaisedError) as failed:
+        run_update(form, None, failing, PROBLEMS[0], 0.25)
+    assert failed.value.problem is PROBLEMS[0]
+    assert {str(array.dtype) for pair in given for array in pair} == {"float32"}
 
     def other(batch: Any, eta: float, momentum: float) -> None:
         raise AssertionError("it is not called")
