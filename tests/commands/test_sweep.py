@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import re
 import shutil
@@ -455,6 +456,21 @@ def test_what_is_trained_is_told_and_kept(
     assert bar.told == [task, *["shown"] * terminal, ("task", 3), *["gone"] * terminal]
 
 
+def test_each_slice_is_told_as_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a pipe too, which else gets nothing before some kilobytes are written."""
+    pipe = io.BytesIO()
+
+    def train(*arguments: Any) -> Iterator[Any]:
+        arguments[5]("compiled", 0)
+        assert pipe.getvalue() == b"Compiled\n"
+        yield 2
+        assert pipe.getvalue() == b"Compiled\n2 of 3 networks\n"
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, newline="\n"))
+    place = sweep._Place(torch.device("cpu"), "a machine", 1000, "", train)
+    sweep._train(Kept(0, SweepOptions(seeds=3)), place, "splits")  # type: ignore[arg-type]
+
+
 def test_nothing_to_train_is_no_part_of_the_record() -> None:
     options = SweepOptions(seeds=3)
     place = sweep._Place(torch.device("cpu"), "a machine", 1000, "", lambda *_: iter(()))
@@ -518,6 +534,8 @@ def test_what_is_kept_of_a_sweep_and_how_it_goes_on(monkeypatch: pytest.MonkeyPa
         (some, True, f"3 of 10 networks are kept; {again}"),
     ):
         assert sweep._kept(folder, options, resume) == words  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "argv", ["torchdigits", "sweep", "--seeds", "5"])
+    assert sweep._kept(some, options, False).endswith("torchdigits sweep --seeds 5 --resume")  # type: ignore[arg-type]
 
 
 def test_the_end_of_a_sweep_tells_how_long_it_took(

@@ -1,5 +1,7 @@
 """What train prints and hands on; the run itself stands aside, and has tests of its own in tests/training."""
 
+import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +70,20 @@ def test_what_a_run_has_reached_is_told_by_one_process(
     assert capsys.readouterr() == ("\n".join(["Engine: steam, as it is warm", *told * first, ""]), "")
 
 
+def test_the_engine_is_told_before_the_first_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a pipe too, which else gets nothing before some kilobytes are written."""
+    pipe = io.BytesIO()
+
+    def run(*_: object, on_start: Run, **__: object) -> SimpleNamespace:
+        on_start(Path("runs"), "eager")
+        assert pipe.getvalue() == b"Engine: eager\n"
+        return found(Path("runs"))
+
+    runs(monkeypatch, run)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, newline="\n"))
+    command.train(OPTIONS)
+
+
 @pytest.mark.parametrize(("threads", "told"), [(None, False), (3, True), (1, False)])
 def test_another_number_of_threads_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: int | None, told: bool
@@ -114,6 +130,8 @@ def test_what_is_kept_of_a_run_and_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
         (folder, more, None, f"3 of 12 epochs are kept; {AGAIN}"),
     ):
         assert command._kept(where, options, before) == words
+    monkeypatch.setattr(sys, "argv", ["torchdigits", "train"])
+    assert command._kept(folder, OPTIONS, None).endswith("torchdigits train --resume 'a b'")
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -125,7 +143,9 @@ def test_a_run_that_ends_early_says_what_is_kept(
     monkeypatch.chdir(tmp_path)
     Path("a b").mkdir()
     Path("a b", "last.ckpt").touch()
-    words = f"3 of 9 epochs are kept; {AGAIN}" if started or resumes else "no epoch was finished, nothing is kept"
+    words = f"3 of 9 epochs are kept; {AGAIN}{' --epochs 9' * resumes}"
+    words = words if started or resumes else "no epoch was finished, nothing is kept"
+    shorter = TrainOptions(dataset="digits", epochs=5, seed=4)
     for error, expected in (
         (OSError(27, "File too large", "last.ckpt"), f"cannot write last.ckpt: File too large; {words}"),
         (OSError(28, "No space left"), f"cannot write to the disk: No space left; {words}"),
@@ -140,14 +160,12 @@ def test_a_run_that_ends_early_says_what_is_kept(
 
         runs(monkeypatch, run)
         with pytest.raises(type(error) if expected is None else OptionError) as raised:
-            command.train(OPTIONS, saved=saved(Path("a b")) if resumes else None)
+            command.train(OPTIONS, saved=saved(Path("a b"), shorter) if resumes else None)
         assert (raised.value is error) if expected is None else (str(raised.value) == expected)
         assert expected is None or raised.value.__cause__ is error
 
 
 def test_a_run_that_is_interrupted_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import signal
-
     kept(monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("a b").mkdir()
@@ -161,7 +179,7 @@ def test_a_run_that_is_interrupted_says_what_is_kept(monkeypatch: pytest.MonkeyP
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(Interrupted) as raised:
-            command.train(OPTIONS)
+            command.train(OPTIONS, saved=saved(Path("a b"), TrainOptions(dataset="digits", epochs=5, seed=4)))
     finally:
         signal.signal(signal.SIGINT, on_ctrl_c)  # which a command that was interrupted ignores
-    assert f"3 of 9 epochs are kept; {AGAIN}" in str(raised.value)
+    assert f"3 of 9 epochs are kept; {AGAIN} --epochs 9" in str(raised.value)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -754,10 +755,11 @@ def test_an_update_is_given_what_it_asks_for() -> None:
 
 def test_an_update_of_matrices_says_what_backprop_is_for() -> None:
     """A backprop that is wrong for a mini-batch beside an update of one is wrong; beside none, it is for an example."""
+    layout = Layout("out, in", "row", "rows")
 
     def unsummed(self: Any, x: Array, y: Array) -> Any:
-        nabla_w, nabla_b = gradient(Layout(), False, self.weights, self.biases, x, y)
-        return nabla_w, [np.repeat(n, x.shape[1], axis=1) for n in nabla_b]
+        nabla_w, nabla_b = gradient(layout, False, self.weights, self.biases, x, y)
+        return nabla_w, [np.repeat(n, len(x), axis=0) for n in nabla_b]
 
     def never(self: Any, x: Array, y: Array, eta: float) -> None: ...
 
@@ -769,7 +771,6 @@ def test_an_update_of_matrices_says_what_backprop_is_for() -> None:
 
     def listed(self: Any, batch: Any, eta: float) -> None: ...
 
-    layout = Layout()
     for more, one in (
         ({"backprop": unsummed}, True),
         ({"backprop": unsummed, "update_mini_batch": listed}, True),
@@ -778,7 +779,9 @@ def test_an_update_of_matrices_says_what_backprop_is_for() -> None:
         ({"backprop": wrong, "update": never}, False),
         ({"backprop": wrong}, True),
     ):
-        assert form_of(class_of(layout, **more)).per_example is one
+        form = form_of(class_of(layout, **more))
+        assert form.per_example is one
+        assert form.layout == layout  # type: ignore[attr-defined]
     # backward(x, y, eta), which updates
     made = updating("matrices", mean=True)
     backward = type("Candidate", (), {"__init__": made.__init__, "backward": made.train_step})  # type: ignore[misc, attr-defined]
@@ -786,6 +789,47 @@ def test_an_update_of_matrices_says_what_backprop_is_for() -> None:
     assert isinstance(form, UpdateForm)
     assert form.method == "backward"
     assert_right(form, lambda m: 1 / m)
+
+
+def test_a_class_of_tensors_is_given_tensors() -> None:
+    import torch
+
+    for several in (True, False):
+
+        def initialised(self: Any, sizes: list[int], several: bool = several) -> None:
+            self.weights, self.biases, _, _ = Layout(torch=True).given(Problem.random(sizes, 1), "float64")
+            self.w = [0]  # the first that has such a name counts
+            if not several:
+                (self.W1, self.W2), (self.b1, self.b2) = self.weights, self.biases
+                del self.weights, self.biases, self.w
+
+        def backprop(self: Any, x: Any, y: Any, several: bool = several) -> Any:
+            ws, bs = (self.weights, self.biases) if several else ([self.W1, self.W2], [self.b1, self.b2])
+            assert all(isinstance(array, torch.Tensor) for array in (*ws, *bs, x, y))
+            found = gradient(Layout(), False, [w.numpy() for w in ws], [b.numpy() for b in bs], x.numpy(), y.numpy())
+            return [[torch.from_numpy(array) for array in arrays] for arrays in found]
+
+        form = form_of(type("Candidate", (), {"__init__": initialised, "backprop": backprop}))
+        assert isinstance(form, NetworkForm)
+        assert form.layout.torch
+        assert form.names == ((["weights"], ["biases"]) if several else (["W1", "W2"], ["b1", "b2"]))
+        assert_right(form)
+
+
+def test_what_cannot_be_made_is_told_with_its_line() -> None:
+    def make(sizes: list[int]) -> Any:
+        if sizes:
+            made.append(sizes)
+        if len(made) > 1:
+            raise ValueError("no")
+        return class_of(Layout())(sizes)
+
+    made: list[list[int]] = []
+    with pytest.raises(RaisedError) as raised:
+        form_of(make)
+    assert raised.value.line == make.__code__.co_firstlineno + 4
+    nameless = partial(holding([np.ones((5, 7))], []))
+    assert refused(nameless).startswith("the factory([7, 5, 3]): weights of shapes (5, 7); expected ")
 
 
 def test_observed_has_no_outputs_where_none_are_shown() -> None:
