@@ -505,6 +505,26 @@ def test_a_sweep_trains_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert left == ["there:1"]
 
 
+def test_where_a_sweep_trains_and_what_on_is_as_asked_for(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def enough(*words: object) -> None:
+        asked.append(words)
+        raise OptionError("enough")
+
+    options = (*OPTIONS, "--accelerator", "cpu", "--data-dir", tmp_path / "data", "--output", tmp_path / "sweep")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_place", enough)
+        assert_one_line_error(run_script("sweep.py", *options, "--cluster", "there:1"), "enough")
+    monkeypatch.setattr(sweep, "load_splits", enough)
+    assert_one_line_error(run_script("sweep.py", *options), "enough")
+    (accelerator, cluster, stack), what = asked
+    assert (accelerator, cluster, type(stack)) == ("cpu", "there:1", ExitStack)
+    assert what == ("digits", tmp_path / "data")
+
+
 def test_what_cannot_be_written_is_one_line_that_says_what_is_kept() -> None:
     for error, words in (
         (OSError(27, "File too large", "sweep.csv"), "cannot write sweep.csv: File too large; all is kept"),
