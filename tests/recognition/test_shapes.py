@@ -36,6 +36,40 @@ def test_a_distance_is_mahalanobis(mnist: DigitSplits) -> None:
     np.testing.assert_allclose(distances(images), expected, rtol=1e-3)
 
 
+def test_many_images_are_as_far_as_each_of_them(mnist: DigitSplits) -> None:
+    images = mnist.test.images[:1001].numpy()
+    found, some = distances(images), [0, 499, 500, 999, 1000]
+    assert found.shape == (1001, 10)
+    np.testing.assert_allclose(found[some], np.vstack([distances(images[[i]]) for i in some]), rtol=1e-3)
+    assert distances(images[:0]).shape == (0, 10)
+
+
+def test_unlike_is_the_mean_of_two_distances_and_a_doubt_counts_those_that_are_less() -> None:
+    apart = np.array([[9, 5, 7, *[20] * 7], [4, 8, 6, *[20] * 7]], np.float32)
+    assert unlikeness(apart, np.array([2, 0])).tolist() == [6, 4]
+    quantiles = shapes().quantiles
+    assert doubts(np.array([-1, quantiles[-1] + 1])).tolist() == [0, 1]
+    for place in (0, 1, 500, len(quantiles) - 1):
+        between = (quantiles[place] + quantiles[max(place - 1, 0)]) / 2
+        expected = [place / len(quantiles)] * 2 if place else [0, 0]
+        assert doubts(np.array([quantiles[place], between])).tolist() == expected
+
+
+def test_an_edge_between_two_directions_counts_for_both() -> None:
+    """In each direction it counts as much as it is near; windows of cells overlap, and each sums to one."""
+    across, down = np.meshgrid(np.arange(28), np.arange(28))
+    for degrees in range(0, 360, 15):
+        towards = np.radians(degrees)
+        ramp = np.cos(towards) * (across - 13.5) + np.sin(towards) * (down - 13.5)
+        strengths = features(np.clip(127 + 3 * ramp, 0, 255).astype(np.uint8).reshape(1, -1)).reshape(12, 16) ** 2
+        shares = strengths[:, [5, 6, 9, 10]].sum(1)
+        shares /= shares.sum()
+        below, share = divmod(degrees / 30, 1)
+        assert abs(shares[int(below)] - (1 - share)) < 0.15
+        assert abs(shares[int(below + 1) % 12] - share) < 0.15
+        np.testing.assert_allclose(strengths[:, [5, 6, 9, 10]].sum(0), 3 / 255, rtol=0.1)
+
+
 def test_a_doubt_is_the_share_of_training_images_that_are_more_like_their_digits(mnist: DigitSplits) -> None:
     images, labels = mnist.training.images[::10].numpy(), mnist.training.labels[::10].numpy()
     unlike = unlikeness(distances(images), labels)

@@ -1,0 +1,203 @@
+"""What is ink, and which straight lines nobody wrote, on small masks that can be counted by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from torchdigits.errors import NoInkError
+from torchdigits.recognition import ink, rules
+from torchdigits.recognition.ink import Ink, ink_of, is_light_on_dark, run_lengths
+
+Box = tuple[int, int, int, int]
+
+
+def drawn(shape: tuple[int, int], *boxes: Box) -> np.ndarray:
+    """A mask with these boxes: left, top, right, bottom."""
+    mask = np.zeros(shape, bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def frame(left: int, top: int, right: int, bottom: int, pen: int = 2) -> list[Box]:
+    return [
+        (left, top, right, top + pen),
+        (left, bottom - pen, right, bottom),
+        (left, top, left + pen, bottom),
+        (right - pen, top, right, bottom),
+    ]
+
+
+def test_run_lengths_are_those_that_are_counted() -> None:
+    chance = np.random.default_rng(0)
+    for share in (0.1, 0.5, 0.9, 0, 1):
+        mask = chance.random((9, 13)) < share
+        found = run_lengths(mask)
+        for row, expected in zip(mask, found, strict=True):
+            counted = [[len(run) * value for _ in run] for value, same in itertools.groupby(row) for run in [[*same]]]
+            assert [int(n) for run in counted for n in run] == expected.tolist()
+
+
+@pytest.mark.parametrize("paper", [60, 128, 220])
+def test_ink_may_be_lighter_or_darker_than_its_paper(paper: int) -> None:
+    for strokes in (drawn((90, 90), (20, 20, 25, 70)), drawn((90, 300), (20, 20, 25, 70), (100, 20, 150, 25))):
+        light = np.arange(strokes.size, dtype=np.float32).reshape(strokes.shape) / strokes.size * 20  # on one side
+        for sign in (-1, 1):
+            assert is_light_on_dark(paper + light + sign * 30 * strokes) is (sign == 1)
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (450, 600), (1300, 1700)])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_ink_is_where_it_is_and_as_strong_and_the_pen_as_wide(shape: tuple[int, int], inverted: bool) -> None:
+    """Under a shadow whose edge crosses it, too; a table beside the paper is no ink."""
+    height, width = shape
+    pen = max(3, height // 50)
+    stroke = drawn(shape, (width // 4, height // 5, width // 4 + pen, height // 2))
+    stroke |= drawn(shape, (width // 4, height // 2 - pen, width // 2, height // 2))
+    light = np.full(shape, 200, np.float32)
+    light[:, : width // 3] *= 0.8
+    light[height * 9 // 10 :] = 60  # the table
+    grey = light * np.where(stroke, 0.4, 1.0).astype(np.float32)
+    grey += np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    found = ink_of(255 - grey if inverted else grey)
+    assert found.mask.dtype == bool
+    assert found.strength.shape == found.mask.shape == shape
+    upper = np.zeros(shape, bool)
+    upper[: height * 8 // 10] = True
+    wrong = (found.mask != stroke) & upper
+    assert wrong.sum() < 0.35 * stroke.sum()
+    assert found.mask[stroke].mean() > 0.95
+    assert found.strength[stroke].mean() == pytest.approx(0.6, abs=0.05)
+    assert abs(found.strength[upper & ~stroke].mean()) < 0.06
+    assert found.pen == pytest.approx(pen, abs=max(1, 0.25 * pen))
+
+
+def test_what_is_too_faint_is_told_by_how_much() -> None:
+    grey = np.full((200, 200), 200, np.float32) - 12 * drawn((200, 200), (50, 50, 56, 150))
+    with pytest.raises(NoInkError) as raised:
+        ink_of(grey.astype(np.float32))
+    assert str(raised.value) == "its ink is too faint, 6% darker than the paper: use a darker pen, or more light"
+    with pytest.raises(NoInkError) as raised:
+        ink_of(np.full((200, 200), 200, np.float32))
+    assert str(raised.value) == "there is no ink on it"
+
+
+def test_whether_something_fills_a_square() -> None:
+    mask = drawn((20, 30), (5, 5, 12, 11))  # 7 by 6
+    for size, fills in ((2, True), (3, True), (5.9, True), (6, True), (7, False), (50, False)):
+        assert ink._fills(mask, size) is fills
+    assert not ink._fills(drawn((20, 30), (5, 5, 7, 15)), 1)  # of three pixels at least
+    assert not ink._fills(drawn((20, 30), (0, 0, 4, 20)), 5)  # beyond the edge there is nothing
+
+
+def test_rims_of_spots_are_no_ink() -> None:
+    """The sketch has the spot, a quarter as large; of it the fine picture has its rim alone."""
+    stroke, spot = (10, 10, 14, 70), (30, 10, 78, 58)
+    sketched = drawn((100, 100), stroke, spot)[::4, ::4]
+    rim = drawn((100, 100), *frame(*spot, pen=4))
+    mask = drawn((100, 100), stroke) | rim
+    assert np.array_equal(ink._without_rims(mask, sketched), drawn((100, 100), stroke))
+    assert np.array_equal(ink._without_rims(mask, drawn((100, 100), stroke)[::4, ::4]), mask)
+
+
+# Rules
+
+
+def test_pieces_have_their_longer_side_and_their_area() -> None:
+    mask = drawn((20, 40), (1, 1, 4, 9), (10, 2, 30, 4), (35, 15, 36, 16))
+    mask[9, 4] = True  # touches the first with a corner
+    lengths, areas = rules._pieces(mask)
+    assert lengths.tolist() == [9, 20, 1]
+    assert areas.tolist() == [25, 40, 1]
+    assert [part.size for part in rules._pieces(np.zeros((5, 5), bool))] == [0, 0]
+
+
+def test_the_typical_length_has_as_much_ink_above_as_below() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        lengths, areas = chance.integers(1, 40, 9), chance.integers(1, 90, 9)
+        found = rules._typical(lengths, areas, 3.0)
+        large = [(n, a) for n, a in zip(lengths.tolist(), areas.tolist(), strict=True) if n > 6]
+        total = sum(a for _, a in large)
+        assert found in {n for n, _ in large}
+        assert sum(a for n, a in large if n < found) < total / 2 <= sum(a for n, a in large if n <= found)
+    assert rules._typical(np.array([6, 2]), np.array([6, 2]), 3.0) == 0
+    assert rules._typical(np.array([], int), np.array([], int), 3.0) == 0
+
+
+@pytest.mark.parametrize("slope", [-0.1, -0.06, 0, 0.04, 0.1])
+def test_lines_of_so_many_pixels_near_the_rows(slope: float) -> None:
+    def line(start: int, length: int) -> np.ndarray:
+        mask = np.zeros((80, 200), bool)
+        columns = np.arange(start, start + length)
+        mask[40 + np.round(slope * columns).astype(int), columns] = True
+        return mask
+
+    assert np.array_equal(rules._on_lines(line(20, 120), 100), line(20, 120))
+    assert not rules._on_lines(line(20, 80), 100).any()
+    assert not rules._on_lines(line(20, 120).T, 60).any()
+    holed = line(20, 120)
+    holed[:, 60:68] = False
+    assert rules._on_lines(holed, 100).sum() == 112
+    holed[:, 50:78] = False
+    assert not rules._on_lines(holed, 100).any()
+
+
+def test_a_stroke_across_a_line_stays() -> None:
+    rule, stroke = (0, 20, 100, 22), (50, 5, 54, 40)
+    mask = drawn((50, 100), rule, stroke)
+    lines = rules._without_crossings(mask, drawn((50, 100), rule))
+    assert np.array_equal(lines, drawn((50, 100), (0, 20, 50, 22), (54, 20, 100, 22)))
+    # A little thicker than usual is no crossing, of thin lines or of thick ones.
+    for thick, usual, kept in ((4, 2, True), (5, 2, False), (16, 10, True), (17, 10, False)):
+        mask = drawn((50, 100), (0, 20, 100, 20 + usual), (50, 20, 54, 20 + thick))
+        lines = rules._without_crossings(mask, mask)
+        assert lines[20, 52] == kept
+        assert lines[20, 20]
+    nothing = np.zeros((50, 100), bool)
+    assert rules._without_crossings(mask, nothing) is nothing
+
+
+@pytest.mark.parametrize(
+    ("boxes", "removed"),
+    [
+        ([*frame(5, 5, 65, 45), (20, 15, 24, 35)], 4),
+        ([*frame(5, 5, 65, 45)], 0),  # around nothing
+        ([*frame(5, 5, 65, 45), (20, 15, 24, 30)], 0),  # around something too short: the stroke of a 0 around a speck
+        ([*frame(5, 5, 65, 45), (70, 15, 74, 45)], 0),  # beside something
+        ([*frame(5, 5, 65, 45, 9), (30, 20, 34, 40)], 0),  # that fills half of its box
+        ([*frame(5, 5, 65, 45), (28, 7, 36, 43), (48, 12, 52, 36)], 0),  # with much ink inside, that touches it
+        ([*frame(5, 5, 16, 16, 1), (8, 8, 12, 13)], 0),  # shorter than six widths of the pen
+        ([*frame(2, 2, 75, 48, 1), *frame(5, 5, 65, 45), (20, 15, 24, 35)], 8),  # one in the other
+    ],
+)
+def test_frames_around_ink_are_removed(boxes: list[Box], removed: int) -> None:
+    mask = drawn((50, 80), *boxes)
+    assert np.array_equal(rules._without_frames(mask, 2.0), drawn((50, 80), *boxes[removed:]))
+
+
+DIGITS: list[Box] = [(20 + 30 * n, 30, 24 + 30 * n, 54) for n in range(8)]
+
+
+def written(shape: tuple[int, int], *boxes: Box) -> Ink:
+    mask = drawn(shape, *boxes)
+    return Ink(mask.astype(np.float32), mask, 4.0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rules_are_removed_and_digits_are_not(turned: bool) -> None:
+    def without(*boxes: Box) -> np.ndarray:
+        given = written((100, 280), *boxes)
+        turn = Ink(given.strength.T, given.mask.T, given.pen)
+        return rules.without_rules(turn).T if turned else rules.without_rules(given)
+
+    digits = drawn((100, 280), *DIGITS)
+    assert np.array_equal(without(*DIGITS), digits)
+    rule = [(0, y, 280, y + 2) for y in (10, 70)]
+    assert np.array_equal(without(*DIGITS, *rule), digits)
+    # One that goes through them; they are thicker than it is.
+    assert np.array_equal(without(*DIGITS, *rule, (0, 40, 280, 42)), digits)
+    alone = [(0, 50, 280, 52)]  # nothing but a line: nothing sticks out of anything else
+    assert np.array_equal(without(*alone), drawn((100, 280), *alone))
+    assert not without().any()
