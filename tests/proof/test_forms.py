@@ -755,11 +755,11 @@ def test_an_update_is_given_what_it_asks_for() -> None:
 
 def test_an_update_of_matrices_says_what_backprop_is_for() -> None:
     """A backprop that is wrong for a mini-batch beside an update of one is wrong; beside none, it is for an example."""
-    layout = Layout("out, in", "row", "rows")
+    layout = Layout("out, in", "column", "rows")
 
     def unsummed(self: Any, x: Array, y: Array) -> Any:
         nabla_w, nabla_b = gradient(layout, False, self.weights, self.biases, x, y)
-        return nabla_w, [np.repeat(n, len(x), axis=0) for n in nabla_b]
+        return nabla_w, [np.repeat(n, len(x), axis=1) for n in nabla_b]
 
     def never(self: Any, x: Array, y: Array, eta: float) -> None: ...
 
