@@ -348,3 +348,150 @@ def test_in_which_way_something_is_written() -> None:
         assert form_of(candidate).says == "a class with backprop, of a mini-batch, examples in columns"
     assert form_of(make, "one").says == "a class with backprop, of an example, examples in columns"
     assert form_of(function(same), "one").says.startswith("a function of an example, ")
+
+
+def other(found: dict[str, Array], problem: Problem) -> dict[str, Array]:
+    return {name: np.sin(9 * array) + 1 for name, array in found.items()}
+
+
+def opposite(found: dict[str, Array], problem: Problem) -> dict[str, Array]:
+    return {name: -array for name, array in found.items()}
+
+
+def without_biases(found: dict[str, Array], problem: Problem) -> dict[str, Array]:
+    return right(Problem(problem.weights, [0 * b for b in problem.biases], problem.x, problem.y))
+
+
+def class_of(
+    change: Change = same, outputs: Callable[[Network, Array], Array] | None = None, cost: float | None = None,
+    step: Callable[[Array, Array, float, int], Array] | None = None, backprop: bool = True,
+) -> type:  # fmt: skip
+    """A class whose gradient is changed; with outputs, a cost that is so many times the right one, and an update."""
+
+    class Candidate:
+        def __init__(self, sizes: list[int]) -> None:
+            made = Problem.random(sizes, 1)
+            self.weights, self.biases = made.weights, made.biases
+
+        def gradient(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
+            nabla_w, nabla_b = function(change)(self.weights, self.biases, x, y)
+            return nabla_w, [b.reshape(-1, 1) for b in nabla_b]
+
+        def network(self) -> Network:
+            network = Network([self.weights[0].shape[1], *map(len, self.weights)])
+            network.weights, network.biases = self.weights, self.biases
+            return network
+
+    def updated(self: Any, x: Array, y: Array, eta: float) -> None:
+        assert step is not None
+        several = zip((self.weights, self.biases), self.gradient(x, y), strict=True)
+        self.weights, self.biases = (
+            [step(old, nabla, eta, x.shape[1]) for old, nabla in zip(olds, nablas, strict=True)]
+            for olds, nablas in several
+        )
+
+    methods: dict[str, Any] = {"backprop": lambda self, x, y: self.gradient(x, y)} if backprop else {}
+    if outputs is not None:
+        methods["feedforward"] = lambda self, x: outputs(self.network(), x)
+    if cost is not None:
+        methods["cost"] = lambda self, x, y: cost * self.network().cost(x, y)
+    if step is not None:
+        methods["update_mini_batch"] = updated
+    return type("Candidate", (Candidate,), methods)
+
+
+def down(old: Array, nabla: Array, eta: float, m: int) -> Array:
+    return old - eta / m * nabla
+
+
+def up(old: Array, nabla: Array, eta: float, m: int) -> Array:
+    return old + eta / m * nabla
+
+
+def undivided(old: Array, nabla: Array, eta: float, m: int) -> Array:
+    return old - eta * nabla
+
+
+def half(network: Network, x: Array) -> Array:
+    return network.feedforward(x) / 2
+
+
+def biasless(network: Network, x: Array) -> Array:
+    network.biases = [0 * b for b in network.biases]
+    return network.feedforward(x)
+
+
+COST = "The cost that it shows is twice the quadratic cost; its gradient is that of the quadratic cost itself."
+SIGNS = "Its gradient has the other sign, and its update adds it: together they are right."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "faults", "note"),
+    [
+        (class_of(outputs=Network.feedforward, cost=1, step=down), [], ""),
+        (class_of(outputs=half), [("unknown", "forward")], ""),
+        (class_of(outputs=biasless), [("no-bias", "forward")], ""),
+        (class_of(without_biases, outputs=biasless), [("no-bias", "forward")], ""),  # told once
+        (class_of(opposite, outputs=half), [("sign", "BP1"), ("unknown", "forward")], ""),
+        (class_of(cost=2), [], COST),
+        (class_of(opposite, cost=2), [("sign", "BP1")], ""),
+        (class_of(outputs=half, cost=2), [("unknown", "forward")], ""),
+        (class_of(step=up), [("ascent", "update")], ""),
+        (class_of(step=undivided), [("not-divided", "update")], ""),
+        (class_of(opposite, step=down), [("sign", "BP1")], ""),
+        (class_of(opposite, step=undivided), [("sign", "BP1"), ("not-divided", "update")], ""),
+        (class_of(opposite, step=up), [], SIGNS),
+        (class_of(opposite, step=up, cost=2), [], SIGNS),
+        # Of what is not known to be right, or wrong by a mistake that is known, an update tells nothing.
+        (class_of(other, step=up), [("unknown", "BP1")], ""),
+        # A gradient that only an update shows.
+        (class_of(step=down, backprop=False), [], ""),
+        (class_of(step=undivided, backprop=False), [("not-divided", "update")], ""),
+        (class_of(opposite, step=undivided, backprop=False), [("sign", "BP1"), ("not-divided", "update")], ""),
+        (class_of(other, step=undivided, backprop=False), [("unknown", "BP1")], ""),
+    ],
+)
+def test_all_that_is_wrong_with_a_class_is_told(candidate: type, faults: list[tuple[str, str]], note: str) -> None:
+    diagnosis = check(candidate)
+    assert [(fault.mistake, fault.equation) for fault in diagnosis.faults] == faults, str(diagnosis)
+    assert diagnosis.note == note
+    assert diagnosis.right is (faults == [])
+    assert bool(diagnosis.parts) is (faults != [] and faults[0][1] != "update")
+    assert diagnosis.name == "Candidate"
+    assert all(isinstance(fault, Fault) for fault in diagnosis.faults)
+
+
+def test_what_differs_from_call_to_call_is_no_known_mistake() -> None:
+    """Of a function nothing else is said; a class is made anew for each call, and may have a mistake besides."""
+    calls: list[int] = []
+
+    def drifting(found: dict[str, Array], problem: Problem) -> dict[str, Array]:
+        calls.append(1)
+        return {name: -array * (1 + 0.1 * len(calls)) for name, array in found.items()}
+
+    noise = "Called twice with the same arguments, it gives different gradients."
+    (fault,) = check(function(drifting)).faults
+    assert fault.explanation == noise
+
+    class Candidate(class_of(opposite)):  # type: ignore[misc]
+        calls = 0
+
+        def backprop(self, x: Array, y: Array) -> Any:
+            self.calls += 1
+            nabla_w, nabla_b = self.gradient(x, y)
+            return [n * self.calls for n in nabla_w], [n * self.calls for n in nabla_b]
+
+    assert [fault.mistake for fault in check(Candidate).faults] == ["accumulated", "sign"]
+
+
+def test_examples_and_names() -> None:
+    class Nameless:
+        def __call__(self, weights: list[Array], biases: list[Array], x: Array, y: Array) -> Any:
+            nabla_w, nabla_b = gradient(weights, biases, x, y)
+            return nabla_w, [np.repeat(n, x.shape[1], axis=1) for n in nabla_b]
+
+    diagnosis = check(Nameless())
+    assert diagnosis.right
+    assert (diagnosis.name, diagnosis.form.split(",")[0]) == ("Nameless", "a function of an example")
+    with pytest.raises(CandidateError, match=r"^dC/db\(1\) has the shape \(5, 8\) for layers 7-5-3 and 8 examples"):
+        check(Nameless(), examples="mini-batch")
