@@ -10,7 +10,7 @@ import pytest
 from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis import check as module
 from torchdigits.proof.diagnosis.candidates import EPS, Observed, RaisedError
-from torchdigits.proof.diagnosis.check import check, form_of
+from torchdigits.proof.diagnosis.check import assert_gradients_agree, check, form_of
 from torchdigits.proof.diagnosis.report import Fault, fault_of
 from torchdigits.proof.diagnosis.steps import Problem, square
 from torchdigits.proof.reference import Array, Network
@@ -364,7 +364,7 @@ def without_biases(found: dict[str, Array], problem: Problem) -> dict[str, Array
 
 def class_of(
     change: Change = same, outputs: Callable[[Network, Array], Array] | None = None, cost: float | None = None,
-    step: Callable[[Array, Array, float, int], Array] | None = None, backprop: bool = True,
+    step: Callable[[Array, Array, float, int], Array] | None = None, backprop: bool = True, mean: bool = False,
 ) -> type:  # fmt: skip
     """A class whose gradient is changed; with outputs, a cost that is so many times the right one, and an update."""
 
@@ -373,8 +373,8 @@ def class_of(
             made = Problem.random(sizes, 1)
             self.weights, self.biases = made.weights, made.biases
 
-        def gradient(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
-            nabla_w, nabla_b = function(change)(self.weights, self.biases, x, y)
+        def found(self, x: Array, y: Array) -> tuple[list[Array], list[Array]]:
+            nabla_w, nabla_b = function(change, mean)(self.weights, self.biases, x, y)
             return nabla_w, [b.reshape(-1, 1) for b in nabla_b]
 
         def network(self) -> Network:
@@ -384,13 +384,13 @@ def class_of(
 
     def updated(self: Any, x: Array, y: Array, eta: float) -> None:
         assert step is not None
-        several = zip((self.weights, self.biases), self.gradient(x, y), strict=True)
+        several = zip((self.weights, self.biases), self.found(x, y), strict=True)
         self.weights, self.biases = (
             [step(old, nabla, eta, x.shape[1]) for old, nabla in zip(olds, nablas, strict=True)]
             for olds, nablas in several
         )
 
-    methods: dict[str, Any] = {"backprop": lambda self, x, y: self.gradient(x, y)} if backprop else {}
+    methods: dict[str, Any] = {"backprop": lambda self, x, y: self.found(x, y)} if backprop else {}
     if outputs is not None:
         methods["feedforward"] = lambda self, x: outputs(self.network(), x)
     if cost is not None:
@@ -442,6 +442,8 @@ SIGNS = "Its gradient has the other sign, and its update adds it: together they 
         (class_of(opposite, step=undivided), [("sign", "BP1"), ("not-divided", "update")], ""),
         (class_of(opposite, step=up), [], SIGNS),
         (class_of(opposite, step=up, cost=2), [], SIGNS),
+        (class_of(step=undivided, mean=True), [], ""),
+        (class_of(step=down, mean=True), [("divided-twice", "update")], ""),
         # Of what is not known to be right, or wrong by a mistake that is known, an update tells nothing.
         (class_of(other, step=up), [("unknown", "BP1")], ""),
         # A gradient that only an update shows.
@@ -478,10 +480,18 @@ def test_what_differs_from_call_to_call_is_no_known_mistake() -> None:
 
         def backprop(self, x: Array, y: Array) -> Any:
             self.calls += 1
-            nabla_w, nabla_b = self.gradient(x, y)
+            nabla_w, nabla_b = self.found(x, y)
             return [n * self.calls for n in nabla_w], [n * self.calls for n in nabla_b]
 
     assert [fault.mistake for fault in check(Candidate).faults] == ["accumulated", "sign"]
+
+
+def test_an_assertion_has_the_report() -> None:
+    assert_gradients_agree(function(same), problems=[Problem.random((7, 5, 3), 2)])
+    problems = [Problem.random((7, 5, 3), m) for m in (1, 2)]
+    with pytest.raises(AssertionError) as raised:
+        assert_gradients_agree(function(opposite), problems=problems)
+    assert str(raised.value) == str(check(function(opposite), problems=problems))
 
 
 def test_examples_and_names() -> None:
