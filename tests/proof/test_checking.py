@@ -137,12 +137,17 @@ ODD, SQUARE = [9, 6, 5, 2], [5, 5, 5, 5]
         (lambda problem: CandidateError("no"), None),
         (lambda problem: raised(3, problem), None),
         (lambda problem: raised(3, problem) if problem.sizes != SQUARE else None, None),
+        (  # layers of one size are asked for then, and no others
+            lambda p: raised(3, p) if p.sizes == ODD else CandidateError("no") if p.sizes[:2] == [5, 6] else None,
+            None,
+        ),
     ],
 )
 def test_whether_it_can_have_two_layers_alone(refuses: Callable[[Problem], Any], depth: int | None) -> None:
     form = Pretended(refuses=refuses, dtype="float32")
     assert module._depth(form) == depth
     assert asked(form.asked)[:3] == [([4, 3], 8), ([7, 5, 3], 8), (ODD, 8)]
+    assert asked(form.asked)[3:] in ([], [(SQUARE, 8)])
     assert all((w == w.astype(np.float32)).all() for problem in form.asked for w in problem.weights)
 
 
@@ -161,6 +166,10 @@ def test_a_candidate_that_raises_is_asked_for_layers_of_one_size() -> None:
     assert asked([one.problem for one in observed]) == [([5, 5, 5], 5)]
     observed, error = module._observe(Pretended(depth=1), None)
     assert (asked([one.problem for one in observed]), error) == (both([4, 3]), None)
+    form = Pretended(refuses=lambda problem: None if len(problem.weights) == 2 else CandidateError("no"))
+    observed, error = module._observe(form, None)
+    assert (form.depth, error) == (2, None)
+    assert asked([one.problem for one in observed]) == [*both([7, 5, 3], [6, 9, 4]), DIGITS]
     mine = [Problem.random((3, 2), 4)]
     observed, error = module._observe(form := Pretended(), mine)
     assert ([one.problem for one in observed], error, form.asked, form.depth) == (mine, None, mine, None)
@@ -362,6 +371,12 @@ def without_biases(found: dict[str, Array], problem: Problem) -> dict[str, Array
     return right(Problem(problem.weights, [0 * b for b in problem.biases], problem.x, problem.y))
 
 
+def without_slope(found: dict[str, Array], problem: Problem) -> dict[str, Array]:
+    """Of the cross-entropy: of the outputs that are wanted, those that undo the slope."""
+    a = problem.network().feedforward(problem.x)
+    return right(Problem(problem.weights, problem.biases, problem.x, a - (a - problem.y) / (a * (1 - a))))
+
+
 def class_of(
     change: Change = same, outputs: Callable[[Network, Array], Array] | None = None, cost: float | None = None,
     step: Callable[[Array, Array, float, int], Array] | None = None, backprop: bool = True, mean: bool = False,
@@ -408,6 +423,10 @@ def up(old: Array, nabla: Array, eta: float, m: int) -> Array:
     return old + eta / m * nabla
 
 
+def third(old: Array, nabla: Array, eta: float, m: int) -> Array:
+    return old - 0.3 * eta / m * nabla
+
+
 def undivided(old: Array, nabla: Array, eta: float, m: int) -> Array:
     return old - eta * nabla
 
@@ -436,7 +455,10 @@ SIGNS = "Its gradient has the other sign, and its update adds it: together they 
         (class_of(cost=2), [], COST),
         (class_of(opposite, cost=2), [("sign", "BP1")], ""),
         (class_of(outputs=half, cost=2), [("unknown", "forward")], ""),
+        (class_of(without_slope, cost=1), [("no-slope", "BP1")], ""),
+        (class_of(without_slope, cost=3), [("cross-entropy", "cost")], ""),
         (class_of(step=up), [("ascent", "update")], ""),
+        (class_of(step=third), [("unknown", "update")], ""),
         (class_of(step=undivided), [("not-divided", "update")], ""),
         (class_of(opposite, step=down), [("sign", "BP1")], ""),
         (class_of(opposite, step=undivided), [("sign", "BP1"), ("not-divided", "update")], ""),
