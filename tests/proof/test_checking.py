@@ -11,6 +11,7 @@ from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis import check as module
 from torchdigits.proof.diagnosis.candidates import EPS, Observed, RaisedError
 from torchdigits.proof.diagnosis.check import assert_gradients_agree, check, form_of
+from torchdigits.proof.diagnosis.mistakes import BY_NAME
 from torchdigits.proof.diagnosis.report import Fault, fault_of
 from torchdigits.proof.diagnosis.steps import Problem, square
 from torchdigits.proof.reference import Array, Network
@@ -274,6 +275,7 @@ def test_a_mean_and_a_sum_are_as_good(mean: bool) -> None:
     assert check(function(same, mean)).right
     (fault,) = check(function(lambda found, problem: {name: -array for name, array in found.items()}, mean)).faults
     assert (fault.mistake, fault.equation) == ("sign", "BP1")
+    assert fault.explanation.lower().startswith(BY_NAME["sign"].says.lower())
 
 
 def test_numbers_that_are_less_exact_are_told() -> None:

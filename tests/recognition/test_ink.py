@@ -163,6 +163,8 @@ def test_a_stroke_across_a_line_stays() -> None:
     ("boxes", "removed"),
     [
         ([*frame(5, 5, 65, 45), (20, 15, 24, 35)], 4),
+        ([*frame(5, 5, 65, 45), (20, 15, 24, 35), (0, 0, 70, 2)], 4),  # after another long line
+        ([(7, 5, 63, 7), (7, 43, 63, 45), (5, 7, 7, 43), (63, 7, 65, 43), (20, 15, 24, 35)], 4),  # by its corners
         ([*frame(5, 5, 65, 45)], 0),  # around nothing
         ([*frame(5, 5, 65, 45), (20, 15, 24, 30)], 0),  # around something too short: the stroke of a 0 around a speck
         ([*frame(5, 5, 65, 45), (70, 15, 74, 45)], 0),  # beside something
@@ -178,6 +180,22 @@ def test_frames_around_ink_are_removed(boxes: list[Box], removed: int) -> None:
 
 
 DIGITS: list[Box] = [(20 + 30 * n, 30, 24 + 30 * n, 54) for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "lengths"),
+    [
+        ([*DIGITS, (0, 10, 280, 12)], [140, 70, 43]),  # a half, a quarter, and 1.8 times the digits' 24
+        ([*DIGITS, (0, 10, 120, 12)], [60, 43]),  # 30 is less than eight widths of the pen
+        ([(20, 20, 24, 80)], [85]),  # 0.85 of the picture's shorter side
+        (DIGITS, []),
+        (DIGITS[:2], []),
+        ([(20, 20, 22, 22)], []),
+        ([], []),
+    ],
+)
+def test_how_long_a_rule_may_be(boxes: list[Box], lengths: list[int]) -> None:
+    assert rules._lengths_of_rules(drawn((100, 280), *boxes), 4.0) == lengths
 
 
 def written(shape: tuple[int, int], *boxes: Box) -> Ink:

@@ -173,6 +173,9 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         # as wide as its pieces are together, and so the dearer
         (sight(TWO, [(0, 3), (13, 3)], SQUARE), [answer(7, 120), answer(1), answer(2)], "12"),
         (sight(TWO, [(0, 0), (13, 0)], SQUARE), [answer(7, 120), answer(1), answer(2)], "7"),
+        (sight([(0, 0, 1), (1, 0, 1)], [(0, 3), (13, 0)], SQUARE), [answer(7, 120), answer(1), answer(2)], "1\n2"),
+        (sight(TWO, [(0, 0.5), (7.5, 0.5)], SQUARE), [answer(7, 120), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 0.5), (8, 0.5)], SQUARE), [answer(7, 120), answer(1), answer(2)], "7"),
         # of one piece, as one
         (sight([(0, 0, 1)], [(0, 1)], SQUARE), [answer(7, 400), answer(1)], "7"),
         # the cheapest of the ways to cut it, line by line
