@@ -68,13 +68,11 @@ def benchmark_page(
     for name, value in (("--clients", clients), ("--seconds", seconds), ("--size", size)):
         if value <= 0:
             raise OptionError(f"{name} {value}: it must be more than 0")
-    with _started() if url is None else _running(url) as (address, process):
-        test = load_splits("mnist", data_dir).test
-        digits = test.images[:PICTURES].view(-1, 28, 28).numpy()
-        drawings = [(_png(pixels, size), label) for pixels, label in zip(digits, test.labels.tolist(), strict=False)]
+    with started() if url is None else _running(url) as (address, process):
+        drawings = drawings_of(data_dir, size)
         before = usage_of(process)
         with ThreadPoolExecutor(clients) as pool:
-            draws = [pool.submit(_draw, address, drawings, k / clients, seconds) for k in range(clients)]
+            draws = [pool.submit(draw_for, address, drawings, seconds, k / clients) for k in range(clients)]
             sleep(0.9 * seconds)
             during = usage_of(process)
             replies = [*chain.from_iterable(draw.result() for draw in draws)]
@@ -93,13 +91,20 @@ def benchmark_page(
             print(f"server {when}: {usage}")
 
 
+def drawings_of(data_dir: Path | None, size: int = 224) -> list[tuple[bytes, int]]:
+    """Pictures of test images of MNIST, and their labels."""
+    test = load_splits("mnist", data_dir).test
+    digits = test.images[:PICTURES].view(-1, 28, 28).numpy()
+    return [(_png(pixels, size), label) for pixels, label in zip(digits, test.labels.tolist(), strict=False)]
+
+
 def _png(pixels: np.ndarray, size: int) -> bytes:
     picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
     picture.save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
 
-def _draw(address: str, drawings: list[tuple[bytes, int]], phase: float, seconds: float) -> list[Reply]:
+def draw_for(address: str, drawings: list[tuple[bytes, int]], seconds: float, phase: float = 0) -> list[Reply]:
     """What one client does. Clients of different phases, 0 to 1, have different drawings, starts and frames."""
     replies: list[Reply] = []
     connection = HTTPConnection(urlsplit(address).netloc, timeout=10)
@@ -132,9 +137,9 @@ def _running(url: str) -> Iterator[tuple[str, None]]:
 
 
 @contextmanager
-def _started() -> Iterator[tuple[str, int]]:
-    """Start a server; its address, and the id of its process."""
-    command = [sys.executable, str(Path(__file__).parent / "serve.py"), "--port", "0"]
+def started(*options: str) -> Iterator[tuple[str, int]]:
+    """Start a server with these options; its address, and the id of its process."""
+    command = [sys.executable, str(Path(__file__).parent / "serve.py"), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         found = re.search(r"http://\S+", server.stdout.readline())

@@ -17,6 +17,8 @@ from test_browser import STROKES, browser, draw, trouble, visit  # noqa: F401  #
 
 from torchdigits import Recognizer, load_network
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.files.checkpoints import parameters_of, parse_checkpoint
+from torchdigits.files.networks import network_of
 from torchdigits.proof.example import step_through
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
@@ -71,7 +73,8 @@ def ink(canvas: Locator) -> int:
     """Pixels that are not bare."""
     return int(
         canvas.evaluate(
-            "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 == 3 && v).length"
+            """c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data
+               .filter((value, i) => i % 4 == 3 && value).length"""
         )
     )
 
@@ -157,6 +160,7 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
     learn.click("#start")
     expect_state(learn, "Has finished")
     expect(learn.locator(".run .answer").first).to_contain_text("second")
+    learn.locator("#paper").scroll_into_view_if_needed()
     with learn.expect_response(re.compile("/recognize")) as answered:
         draw(learn, [[(0.1, 0.1), (0.12, 0.12)]])
     pixels = np.array(answered.value.json()["pixels"], np.uint8)
@@ -167,11 +171,9 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
         "rows => rows.map(row => +row.style.getPropertyValue('--activation'))"
     )
     content = learn.evaluate(
-        "fetch(document.querySelector('.save').href.replace('?best=true', '')).then(r => r.arrayBuffer()).then(b => btoa(String.fromCharCode(...new Uint8Array(b))))"
+        """fetch(document.querySelector(".save").href.replace("?best=true", "")).then(answer => answer.arrayBuffer())
+           .then(bytes => btoa(String.fromCharCode(...new Uint8Array(bytes))))"""
     )
-    from torchdigits.files.checkpoints import parameters_of, parse_checkpoint
-    from torchdigits.files.networks import network_of
-
     network = network_of(parameters_of(parse_checkpoint(base64.b64decode(content))))
     expected = network(torch.from_numpy(pixels).view(1, 784) / 255)[0].tolist()
     assert bars == pytest.approx(expected, abs=1e-3)
@@ -230,6 +232,7 @@ def test_a_server_that_ends_is_told_and_found_again(visit: Callable[..., Page], 
         page.locator("#steps button").first.click()
         expect(page.locator(".now")).to_contain_text("Update 1,", timeout=SLOW)
         expect_state(page, "Pauses")
+        page.close()
     finally:
         server.kill()
         assert server.communicate()[1] == ""
@@ -247,7 +250,7 @@ def numbers(page: Page) -> dict[str, list[str]]:
 
 
 def value(text: str) -> float:
-    return float(text.replace("−", "-"))
+    return float(text.replace("\N{MINUS SIGN}", "-"))
 
 
 def test_every_step_forwards_and_backwards_has_the_references_numbers(
@@ -303,7 +306,7 @@ def test_every_step_forwards_and_backwards_has_the_references_numbers(
                 "bars => bars.map(bar => +bar.style.getPropertyValue('--length') * (bar.matches('.against') ? -1 : 1))"
             )
             values = bars[step].by_hand
-            np.testing.assert_allclose(lengths, values / np.abs(values).max(), atol=1e-12)
+            np.testing.assert_allclose(lengths, values / np.abs(values).max(), atol=1e-6)  # as CSS keeps it
 
     for step in range(10):
         check(step)
@@ -314,10 +317,7 @@ def test_every_step_forwards_and_backwards_has_the_references_numbers(
         check(step)
     page.keyboard.press("n")
     page.locator("#layer-bars .bar-row").nth(4).click()  # follow another neuron
-    assert (
-        value(numbers(page)["z14"][0] if "z14" in numbers(page) else next(iter(numbers(page).values()))[0])
-        == first.z.by_hand[4]
-    )
+    assert value(next(iter(numbers(page).values()))[0]) == first.z.by_hand[4]
     page.locator("#step-list button").nth(5).click()
     assert value(next(iter(numbers(page).values()))[0]) == first.delta.by_hand[4]
     page.keyboard.press("Tab")
@@ -337,6 +337,7 @@ def test_the_error_of_a_drawn_digit_is_two_clicks_away(visit: Callable[..., Page
     answer = answered.value.json()
     assert answer["y"][5] == 1
     question = answered.value.request.post_data_json
+    assert question
     pixels = np.array(question["pixels"], np.uint8).reshape(784)
     assert Recognizer().answer(pixels).digit == 3
     expected = step_through(load_network(), pixels, 5, 3.0).layers[1].delta

@@ -306,9 +306,20 @@ def _dataset(name: str, data_dir: Path | None) -> DigitSplits:
     return load_splits(name, data_dir)
 
 
+def _rehearse() -> None:
+    """Take an update, so that what torch does only once is done before a run begins."""
+    options, splits = TrainOptions(dataset="digits", accelerator="cpu"), _dataset("digits", None)
+    with live_run(options, splits) as run:
+        watched = Watched(options, splits, run)
+        watched.set(updates=1)
+        while run.updates == 0:
+            watched.work()
+        watched.frame(0)
+
+
 def work(descriptor: int) -> None:
     """Train what is asked for through a pipe, until it is closed. For a process of its own."""
     os.nice(_NICE)
-    _dataset("digits", None)  # so that a run on them starts at once
+    _rehearse()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         Trainer(Connection(descriptor)).loop()
