@@ -62,7 +62,7 @@ function addColumn(learningRate) {
       { className: "parts" },
       part("Validation images recognised", parts.accuracy),
       part("Cost of the validation images", parts.cost),
-      part("Recall of each digit", parts.recall, parts.lost),
+      part("Recall of each digit; orange is under a half", parts.recall, parts.lost),
       part("Your drawing, to this network", parts.said, parts.bars),
     ),
     parts.test,
