@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -184,12 +185,78 @@ def test_slow_motion_and_pause(client: httpx.Client) -> None:
 def test_a_changed_learning_rate_is_no_longer_trains(client: httpx.Client) -> None:
     watch = Watch(client, learning_rate=0.3)
     watch.change(learning_rate=3)
+    assert watch.until(lambda header: header["learning_rate"] == 3).header["same_as_train"] is True
     watch.change(updates=1)
-    assert watch.until(lambda header: header["updates"] == 1).header["same_as_train"] is True
-    watch.change(learning_rate=30)
-    header = watch.until(lambda header: header["learning_rate"] == 30).header
-    assert header["same_as_train"] is False
+    assert watch.until(lambda header: header["updates"] == 1).header["same_as_train"] is False
     watch.end()
+
+
+def test_a_run_that_does_nothing_takes_no_time_of_a_processor(client: httpx.Client) -> None:
+    watch = Watch(client)
+    watch.change(updates=5)
+    watch.until(lambda header: header["updates"] == 5 and header["state"] == "paused")
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(watch.frame)
+        start = [used(process) for process in sorted(children())]
+        sleep(2)
+        spent = max(now - then for now, then in zip(map(used, sorted(children())), start, strict=True))
+        watch.change(drawing="none")
+        waiting.result()
+    assert spent < 0.5
+    watch.end()
+
+
+def used(process: int) -> float:
+    """Seconds of a processor that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_pace_of_next_to_nothing_is_no_harm(client: httpx.Client) -> None:
+    watch = Watch(client)
+    watch.change(pace=1e-300, updates="end")
+    watch.until(lambda header: header["state"] == "running")
+    watch.change(pace=0)
+    assert watch.until(lambda header: header["updates"] > 0)
+    watch.end()
+
+
+def test_a_process_that_reads_nothing_keeps_nobody_else_waiting(client: httpx.Client) -> None:
+    watch = Watch(client)
+    watch.frame()
+    stopped = children()
+    for process in stopped:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        body = {"drawing": [[200] * 28] * 28}
+        with ThreadPoolExecutor(90) as pool:  # the client has 100 connections
+            sent = [pool.submit(client.patch, watch.path, json=body) for _ in range(90)]
+            sleep(1)
+            start = monotonic()
+            assert client.get("/network").status_code == 200
+            assert monotonic() - start < 5
+            for process in stopped:
+                os.kill(process, signal.SIGCONT)
+            assert {answer.result().status_code for answer in sent} <= {204, 409}
+    finally:
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+    watch.end()
+
+
+def test_a_finished_run_makes_room_and_still_answers(client: httpx.Client, digits: DigitSplits) -> None:
+    places = client.get("/runs").json()["places"]
+    done = [Watch(client, epochs=1, batch_size=500) for _ in range(places)]
+    for watch in done:
+        watch.change(updates="end")
+        watch.until(lambda header: header["state"] == "finished")
+    more = [Watch(client) for _ in range(places)]
+    for watch in more:
+        assert watch.frame().header["state"] == "paused"
+    done[0].change(drawing=digits.test.images[0].view(28, 28).tolist())
+    assert done[0].until(lambda header: header["answer"] is not None)
+    for watch in [*done, *more]:
+        watch.end()
 
 
 def test_a_drawing_is_answered_by_the_network_of_the_moment(client: httpx.Client, digits: DigitSplits) -> None:
@@ -283,6 +350,7 @@ def test_wrong_changes_are_told_in_a_line_and_change_nothing(client: httpx.Clien
         answer = client.patch(watch.path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code in (400, 422)
         assert "\n" not in answer.json()["error"]
+    assert_refused(client.get(f"{watch.path}/checkpoint", params={"best": True}), 422, "no epoch")
     for query in ({"after": "x"}, {"points": -1}, {"points": 10**9}):
         assert_refused(client.get(f"{watch.path}/frame", params=query), 422, next(iter(query)))
     watch.change(updates=0)

@@ -72,7 +72,7 @@ class LiveRun:
         updates: taken so far.
         epochs: finished so far.
         learning_rate: eta of the next update; set it by `change_learning_rate`.
-        changed: whether it was changed after the first update.
+        changed: whether an update was taken with another than the options'.
         exact: false if single updates could not be compiled, or differ in their last bits from those in a block.
         latest: what the network made of the validation images after the last epoch; None before.
         best: so far; None before the first epoch ends.
@@ -137,7 +137,6 @@ class LiveRun:
             OptionError: it is not a positive number.
         """
         check_learning_rate(learning_rate)
-        self.changed = self.changed or (self.updates > 0 and learning_rate != self.learning_rate)
         self.learning_rate = learning_rate
 
     def waits(self, most: int) -> bool:
@@ -169,6 +168,7 @@ class LiveRun:
         places = block[self._within : self._within + most]
         held = self._held(self.learning_rate)
         self.parameters, _ = self._updates_for(most)(self.parameters, self._gathered(places), held)
+        self.changed = self.changed or self.learning_rate != self.options.learning_rate
         self.updates += len(places)
         self._within += len(places)
         if self._within == len(block):

@@ -160,7 +160,8 @@ async def _response_to(request: Request, error: Exception) -> Response:
 
 def _in_a_line(error: dict[str, Any]) -> str:
     """What FastAPI found wrong with a request: where, and what."""
-    where = ".".join(map(str, error["loc"][1:])) or "the body"
+    names = [str(part) for part in error["loc"][1:] if "[" not in str(part)]  # without those of our own functions
+    where = ".".join(names) or "the body"
     return printable(f"{where}: {error['msg']}")[:300]
 
 

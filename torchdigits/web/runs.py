@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import queue
 import secrets
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from time import monotonic
 from typing import Any
 
@@ -19,10 +20,12 @@ from torchdigits.training.options import TrainOptions
 from torchdigits.web.schemas import CannotNowError
 
 MOST_WAITING = 8  # runs
+MOST_OVER = 3  # runs beside those, that are over and still shown: as many as a page has side by side
 GONE = 30.0  # seconds after which a page that asks for nothing is gone, and its run ends
 IDLE = 600.0  # seconds after which processes that nobody uses end
 _PATIENCE = 10.0  # seconds until a page that waits for a frame is told that there is none
 _TURN = 1.0  # seconds until one whose run waits for a place is told again how many are before it
+_MOST_MESSAGES = 100  # that wait until a process reads them
 _SILENCE = 60.0  # seconds until a process that does not answer is taken for dead; reading MNIST takes three
 _ENDED = "the run has ended: start over"
 
@@ -88,11 +91,11 @@ class Runs:
 
     @property
     def going(self) -> int:
-        return sum(run.process is not None for run in self._runs.values())
+        return sum(run.process is not None and not run.process.over for run in self._runs.values())
 
     @property
     def waiting(self) -> int:
-        return len(self._runs) - self.going
+        return sum(run.process is None for run in self._runs.values())
 
     def warm_up(self) -> None:
         """Start the processes, so that a run can begin at once."""
@@ -105,8 +108,7 @@ class Runs:
         """A new run, which begins as soon as there is a place for it.
 
         Raises:
-            TooManyRunsError: too many wait already.
-            OSError: no process can be started.
+            TooManyRunsError: too many wait already, or no process can be started.
         """
         self._end_forsaken()
         if self.waiting >= MOST_WAITING:
@@ -115,7 +117,11 @@ class Runs:
             )
         run = Run(options)
         self._runs[run.name] = run
-        self._give_places()
+        try:
+            self._give_places()
+        except OSError as error:
+            del self._runs[run.name]
+            raise TooManyRunsError(f"no process can be started: {error.strerror}") from error
         return run
 
     def find(self, name: str) -> Run:
@@ -148,9 +154,19 @@ class Runs:
                 raise OptionError(run.problem)
             if run.process is None:
                 raise NoSuchRunError(_ENDED)
-            return await run.process.ask({"do": do, **message}, _PATIENCE if do == "frame" else _SILENCE)
+            if do != "frame":
+                return await run.process.ask({"do": do, **message}, _SILENCE)
+            was_over, process = run.process.over, run.process
+            frame = await process.ask({"do": do, "patience": _PATIENCE, **message}, _PATIENCE)
+            if process.over and not was_over:
+                self._give_places()
+            return frame
         except TimeoutError:
-            return None
+            if do == "frame" or run.process is None:
+                return None
+            run.process.stop()
+            self.end(run)
+            raise NoSuchRunError("the process that trained it does not answer: start over") from None
         except EOFError:
             self.end(run)
             raise NoSuchRunError("the process that trained it has ended: start over") from None
@@ -189,26 +205,46 @@ class Runs:
             return
         process, run.process = run.process, None
         run.begun.set()
-        if process is not None and process.alive:
-            process.tell({"do": "end"})
-            self._idle.append(process)
+        if process is not None:
+            self._take_back(process)
         self._give_places()
 
+    def _take_back(self, process: "_Process") -> None:
+        """End the run of a process, which then idles."""
+        try:
+            process.tell({"do": "end"})
+        except CannotNowError:  # it reads nothing
+            process.stop()
+        self._idle.append(process)
+
     def _give_places(self) -> None:
-        for run in self._runs.values():
+        for run in [*self._runs.values()]:
             if run.process is None and not run.problem and self.going < self.places:
-                self._idle = [process for process in self._idle if process.alive]
-                run.process = self._idle.pop() if self._idle else _Process()
+                run.process = self._free_process()
                 run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
+
+    def _free_process(self) -> "_Process":
+        """One that idles, or a new one; of too many that are over, the one that was asked for longest ago ends."""
+        self._idle = [process for process in self._idle if process.alive]
+        over = [run for run in self._runs.values() if run.process is not None and run.process.over]
+        if not self._idle and len(over) >= MOST_OVER:
+            forgotten = min(over, key=lambda run: run.asked)
+            del self._runs[forgotten.name]
+            assert forgotten.process is not None
+            self._take_back(forgotten.process)
+            forgotten.process = None
+        process = self._idle.pop() if self._idle else _Process()
+        process.over = False
+        return process
 
     async def _begin(self, run: Run) -> None:
         """Begin it on its process; if that has ended before, on another."""
         for process in (run.process, None):
             if run.process is None:  # it was ended meanwhile
                 return
-            run.process = process or _Process()
             try:
+                run.process = process or _Process()
                 await run.process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
                 while run.changes and run.process is not None:
                     changes, run.changes = run.changes, {}
@@ -217,9 +253,13 @@ class Runs:
             except TorchDigitsError as error:
                 run.problem = str(error)
                 break
+            except OSError as error:
+                run.problem = f"no process can be started: {error.strerror}"
+                break
             except EOFError:
                 continue
             except TimeoutError:
+                run.process.stop()
                 self.end(run)
         run.begun.set()
 
@@ -240,6 +280,9 @@ class Runs:
 class _Process:
     """A process that trains, and the pipe to it.
 
+    Attributes:
+        over: whether the run that it has is over: then another may have its place beside it.
+
     Raises:
         OSError: it cannot be started.
     """
@@ -249,6 +292,8 @@ class _Process:
         self._loop = asyncio.get_running_loop()
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._messages: queue.Queue[bytes] = queue.Queue(_MOST_MESSAGES)
+        self.over = False
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
             f"from torchdigits.web.trainer import work; work({theirs.fileno()})"
@@ -261,7 +306,8 @@ class _Process:
             process_group=0,  # Ctrl-C is for this process
         )
         theirs.close()
-        threading.Thread(target=self._listen, args=(self._pipe,), daemon=True).start()
+        for target in (self._listen, self._write):
+            threading.Thread(target=target, daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -287,8 +333,10 @@ class _Process:
     def tell(self, message: dict[str, Any]) -> int:
         """Send a message; its number."""
         number = next(self._numbers)
-        with suppress(OSError):  # whoever waits for its answer hears of the end
-            self._pipe.send_bytes(json.dumps(message | {"id": number}).encode())
+        try:
+            self._messages.put_nowait(json.dumps(message | {"id": number}).encode())
+        except queue.Full:
+            raise CannotNowError("the run is busy: try again") from None
         return number
 
     def stop(self) -> None:
@@ -296,18 +344,27 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
-    def _listen(self, pipe: Connection) -> None:
+    def _write(self) -> None:
+        """Send messages, in a thread: a process may read nothing for a while."""
+        with suppress(OSError):  # it has ended, and whoever waits for an answer hears of that
+            while message := self._messages.get():
+                self._pipe.send_bytes(message)
+
+    def _listen(self) -> None:
         """Hand on what comes through the pipe, in a thread: a process may stop in the middle of a message."""
         with suppress(EOFError, OSError, RuntimeError):  # the last: the server's loop is closed
             while True:
-                answer, content = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+                answer, content = json.loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
                 self._loop.call_soon_threadsafe(self._take, answer, content)
-        pipe.close()
+        self._process.wait()
+        self._pipe.close()
+        with suppress(queue.Full):
+            self._messages.put_nowait(b"")  # which ends the other thread
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end_all)
-        self._process.wait()
 
     def _take(self, answer: dict[str, Any], content: bytes) -> None:
+        self.over = answer.get("over", self.over)
         future = self._asked.get(answer["id"])
         if future is None or future.done():
             return

@@ -29,6 +29,8 @@ _TURN = 0.02  # seconds of updates until messages are heard again
 _FRAME = 0.04  # seconds between two frames at least
 _MEASURE = 0.25  # seconds between two measurements within an epoch at least,
 _SHARE = 10  # and as many times as long as one takes
+_MOST_EAGER = 50  # updates in a turn
+_LONGEST = 1.0  # seconds that nothing is heard of a slow pace
 _NICE = 5  # how much this process stands back for others, so that drawings are answered first
 _NO_RUN = "there is no such run"
 
@@ -51,7 +53,7 @@ class Watched:
         self.points: list[list[Any]] = []
         self.drawing: torch.Tensor | None = None
         self._begin_to_pace()
-        self._shown_state = ""
+        self._shown_state, self._eager_portion = "", 1
         self._next_measure = 0.0
         self._speed = (perf_counter(), 0, 0.0)
         self._add_point(run.measure())
@@ -161,9 +163,10 @@ class Watched:
             if self.pace is not None and self._due() < 1:
                 break
             most = self._portion()
-            # The eager engine takes 0.5 ms for an update, so that a block of them would be too long a turn.
-            eager = self.run.engine is not None and self.run.engine.name == "eager"
-            taken = self.run.advance(min(most, 10) if eager else most)
+            # The eager engine takes its time for each update, and a block of them would be too long a turn.
+            eager, start = self.run.engine is not None and self.run.engine.name == "eager", monotonic()
+            taken = self.run.advance(min(most, self._eager_portion) if eager else most)
+            self._eager_portion = max(1, min(_MOST_EAGER, int(taken * _TURN / max(monotonic() - start, 1e-6))))
             self._taken += taken
             self.version += 1
             if self.run.epochs > epoch and self.run.latest is not None:
@@ -227,9 +230,10 @@ class Trainer:
         """
         while True:
             wait = self._work()
-            if self._waiting:
-                wait = min(0.05 if wait is None else wait, self._last_frame + _FRAME - monotonic())
-            while self.pipe.poll(None if wait is None else max(0.0, wait)):
+            if any(map(self._is_due, self._waiting)):
+                frame = self._last_frame + _FRAME - monotonic()
+                wait = frame if wait is None else min(wait, frame)
+            while self.pipe.poll(None if wait is None else min(max(0.0, wait), _LONGEST)):
                 self._hear(json.loads(self.pipe.recv_bytes()))
                 wait = 0
             self._send_frames()
@@ -251,12 +255,16 @@ class Trainer:
                     self._begin(TrainOptions.from_plain(message["options"]))
                 case "end":
                     self._end()
-                case "frame":
-                    self._waiting.append(message)
+                case "frame":  # whoever asked long ago has given up
+                    now = monotonic()
+                    self._waiting = [asked for asked in self._waiting if asked["until"] > now]
+                    self._waiting.append(message | {"until": now + message["patience"]})
                     return
                 case "set" if self._watched is not None:
                     self._watched.set(**message["changes"])
                 case "checkpoint" if self._watched is not None:
+                    if message["best"] and self._watched.run.best is None:
+                        raise OptionError("no epoch has ended yet, so that none is the best")
                     self._answer(message, {}, self._watched.checkpoint(message["best"]))
                     return
                 case _:
@@ -289,12 +297,18 @@ class Trainer:
         for message in self._waiting:
             if self._watched is None:
                 self._answer(message, {"error": _NO_RUN})
-            elif self._watched.version > message["after"] or len(self._watched.points) > message["points"]:
-                self._answer(message, {}, self._watched.frame(message["points"]))
+            elif self._is_due(message):
+                over = self._watched.state in ("finished", "failed")
+                self._answer(message, {"over": over}, self._watched.frame(message["points"]))
                 self._last_frame = monotonic()
             else:
                 still.append(message)
         self._waiting = still
+
+    def _is_due(self, message: dict[str, Any]) -> bool:
+        """Whether there is something new for who waits for a frame."""
+        watched = self._watched
+        return watched is None or watched.version > message["after"] or len(watched.points) > message["points"]
 
     def _answer(self, message: dict[str, Any], answer: dict[str, Any], content: bytes = b"") -> None:
         self.pipe.send_bytes(json.dumps(answer | {"id": message["id"]}).encode())

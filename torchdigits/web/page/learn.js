@@ -13,13 +13,14 @@ const KEPT = "torchdigits-runs"; // in sessionStorage: what a reload finds again
 
 const form = byId("options");
 const columns = [];
+let added = 0; // columns so far
 let drawing = null; // 28 rows of pixels, which the runs answer
 let busy = false; // while requests of a button are under way
 
 // A column: a run, or one that has not begun
 
 function addColumn(learningRate) {
-  const name = `learning-rate-${columns.length}`;
+  const name = `learning-rate-${added++}`;
   const rate = make("input", { value: learningRate, inputMode: "decimal", id: name, className: "rate" });
   const remove = make("button", { className: "remove", textContent: "×" });
   remove.setAttribute("aria-label", "Take this run away");
@@ -69,7 +70,7 @@ function addColumn(learningRate) {
     make("p", { className: "keep" }, parts.save),
     make("p", { className: "command" }, "", parts.shell),
   );
-  const column = { ...parts, element, run: null, command: "", header: null, points: [], weights: null, problem: "" };
+  const column = { ...parts, element, run: null, command: "", header: null, points: [], weights: null, problem: "", goal: 0 };
   rate.addEventListener("change", () => changeRate(column));
   remove.addEventListener("click", () => act(() => take(column)));
   columns.push(column);
@@ -117,6 +118,7 @@ async function begin(column) {
   const { run, command } = await ask("POST", "runs", options);
   Object.assign(column, { run, command, options, header: null, points: [], weights: null, problem: "" });
   keep();
+  draw(column);
   follow(column, run);
 }
 
@@ -145,12 +147,17 @@ async function act(what) { // one thing at a time, so that a second click waits 
   showButtons();
 }
 
-function goOn(updates) {
+function goOn(updates, which = columns) {
   return act(async () => {
-    for (const column of columns) await begin(column); // in their order, as some may have to wait for a place
+    for (const column of which) await begin(column); // in their order, as some may have to wait for a place
     const changes = { updates, pace: PACES[byId("pace").value], ...(drawing && { drawing }) };
-    await Promise.all(columns.map((column) => change(column, changes)));
+    for (const column of which) column.goal = updates;
+    await Promise.all(which.map((column) => change(column, changes)));
   });
+}
+
+function goes(column) { // or would, if it had its turn, or were compiled
+  return column.run && column.goal !== 0 && !["paused", "finished", "failed"].includes(column.header?.state);
 }
 
 async function follow(column, run) {
@@ -168,7 +175,7 @@ async function follow(column, run) {
         if (!document.hidden) await new Promise(requestAnimationFrame);
       } else if (response.status === 202) {
         const { waiting, places } = await response.json();
-        column.problem = `Waits: ${places} ${places === 1 ? "run goes" : "runs go"} on at once on this machine, and ${waiting === 1 ? "this is next" : `${waiting - 1} wait before it`}.`;
+        column.problem = `Waits: ${places} ${places === 1 ? "run goes" : "runs go"} on at once on this machine, and ${waiting === 1 ? "this is next" : `${waiting - 1} wait before it`}. One that is finished, or taken away, makes room.`;
       } else if (response.status !== 204) {
         const { error } = await response.json();
         Object.assign(column, { run: null, problem: `${error[0].toUpperCase()}${error.slice(1)}.` });
@@ -198,8 +205,11 @@ async function changeRate(column) {
 
 // Showing
 
-function say(text) {
-  byId("learn-trouble").textContent = text && `${text[0].toUpperCase()}${text.slice(1)}`;
+const LABELS = { hidden: "Hidden layers", batch_size: "Mini-batch", seed: "Seed", epochs: "Epochs", learning_rate: "Learning rate" };
+
+function say(text) { // by the names that the page has for the options
+  const named = text.replace(/^(\w+)(\.\d+)?:/, (all, name) => (LABELS[name] ? `${LABELS[name]}:` : all));
+  byId("learn-trouble").textContent = named && `${named[0].toUpperCase()}${named.slice(1)}`;
 }
 
 const WORDS = {
@@ -239,10 +249,10 @@ function draw(column) {
   setText(column.test, header?.test
     ? `Test: ${header.test.correct} of ${header.test.total} images, with the network of epoch ${header.best.epoch}, which recognised the most validation images.`
     : "");
-  column.save.hidden = !column.run;
+  column.save.hidden = !column.run || !header;
   if (column.run) column.save.href = `runs/${column.run}/checkpoint${finished ? "?best=true" : ""}`;
   setText(column.save, finished ? "Download the best epoch's checkpoint" : "Download the checkpoint of this moment");
-  column.shell.parentElement.hidden = !column.command;
+  column.shell.parentElement.hidden = !header?.engine_name;
   const same = header?.same_as_train ?? true;
   setText(column.shell, same && header?.engine_name ? `${column.command} --engine ${header.engine_name}` : "");
   column.shell.previousSibling.data = same
@@ -292,7 +302,7 @@ function setText(element, text) { // the same text again would be read aloud aga
 
 function showButtons() {
   const begun = columns.some((column) => column.run);
-  const running = columns.some((column) => column.run && ["running"].includes(column.header?.state));
+  const running = columns.some(goes);
   const done = begun && columns.every((column) => !column.run || ["finished", "failed"].includes(column.header?.state));
   byId("start").textContent = running ? "Pause" : begun ? "Go on" : "Start";
   byId("start").disabled = done;
@@ -321,14 +331,14 @@ function restore() {
     }
     if (options.dataset === "mnist") offerMnist();
     form.elements.dataset.value = options.dataset;
-    Object.assign(column, { run, command, options });
+    Object.assign(column, { run, command, options, goal: "end" }); // it may pause, which its frames tell
     follow(column, run);
   }
 }
 
 function offerMnist() {
   const { options } = form.elements.dataset;
-  if (options.length === 1) options.add(new Option("MNIST (50,000 images)", "mnist"));
+  if (options.length === 1) options.add(new Option("MNIST", "mnist"));
 }
 
 export function runsNow() { // for the view that steps through: the networks of this moment
@@ -359,9 +369,9 @@ byId("pace").addEventListener("input", () => {
 byId("compare").addEventListener("click", () => {
   const rates = columns.map(({ rate }) => Number(rate.value));
   const next = [30, 0.3, 3].find((rate) => !rates.includes(rate)) ?? 1;
-  const goesOn = columns.some((column) => column.run && column.header?.state === "running");
-  addColumn(String(next));
-  if (goesOn) goOn("end");
+  const going = columns.some((column) => goes(column) && column.goal === "end");
+  const column = addColumn(String(next));
+  if (going) goOn("end", [column]);
   showButtons();
 });
 form.addEventListener("submit", (event) => event.preventDefault());

@@ -24,6 +24,11 @@ function label() {
   return Number(form.elements.label.value);
 }
 
+function want(digit) { // and follow its output
+  form.elements.label.value = digit;
+  delete chosen[found?.layers.length];
+}
+
 async function question() {
   const number = (asked += 1);
   const { source, place, learning_rate, run } = form.elements;
@@ -33,10 +38,10 @@ async function question() {
       const image = await ask("GET", `test-images/${source.value}/${Number(place.value) || 0}`);
       if (number !== asked) return;
       place.max = image.images - 1;
-      if (pixels?.flat().join() !== image.pixels.flat().join()) form.elements.label.value = image.label;
+      if (pixels?.flat().join() !== image.pixels.flat().join()) want(image.label);
       pixels = image.pixels;
     } else {
-      if (drawing && pixels?.flat().join() !== drawing.pixels.flat().join()) form.elements.label.value = drawing.digit;
+      if (drawing && pixels?.flat().join() !== drawing.pixels.flat().join()) want(drawing.digit);
       pixels = drawing?.pixels ?? null;
     }
     paintPixels(byId("example-pixels"), pixels?.flat() ?? Array(784).fill(0));
@@ -130,7 +135,7 @@ const short = (number) => {
 function math(...parts) {
   const element = m("math", ...parts.map(symbol));
   element.setAttribute("displaystyle", "true");
-  return make("div", { className: "formula" }, element);
+  return make("div", { className: "formula", tabIndex: 0 }, element); // as it may have to be scrolled
 }
 
 function m(name, ...children) {
@@ -182,7 +187,7 @@ const SENTENCES = {
     math(fraction(["∂", "C"], ["∂", `w^${l}_jk`]), "=", `a^${l - 1}_k`, `δ^${l}_j`),
   ],
   update: (l) => [
-    "Every weight and bias takes a step against its gradient, as long as the learning rate η says.",
+    "Every weight and bias takes a step against its gradient: η times as long.",
     math(`w^${l}_jk`, "→", `w^${l}_jk`, "−", "η", fraction(["∂", "C"], ["∂", `w^${l}_jk`]), ",", m("mspace"), `b^${l}_j`, "→", `b^${l}_j`, "−", "η", fraction(["∂", "C"], ["∂", `b^${l}_j`])),
   ],
   after: () => [
@@ -222,6 +227,7 @@ function layerChoice() { // for the steps that are about every layer
     button.addEventListener("click", () => {
       layerOfWeights = i + 1;
       show();
+      byId("chosen").querySelectorAll(".layers button")[i].focus();
     });
     row.append(button);
   });
@@ -242,7 +248,10 @@ function bars(l, what, values, marks) { // a bar for each neuron of a layer; a c
     if (marks) bar.style.setProperty("--mark", Math.abs(marks[j]) / largest);
     bar.classList.toggle("marked", Boolean(marks));
     button.append(make("b", { textContent: j }), bar, make("span", { textContent: short(value) }));
-    button.addEventListener("click", () => choose(l, j));
+    button.addEventListener("click", () => {
+      choose(l, j);
+      byId("layer-bars").children[j].focus();
+    });
     return button;
   });
   byId("layer-bars").replaceChildren(...list);
@@ -263,7 +272,7 @@ function table(rows) { // [name, {by_hand, by_autograd, ulps}, place]
   }
   const head = ["", "by hand", "by autograd", "differ by, ulp"].map((text) => make("th", { textContent: text, scope: "col" }));
   const element = make("table", {}, make("thead", {}, make("tr", {}, ...head)), body);
-  return make("div", { className: "numbers" }, element);
+  return make("div", { className: "numbers", tabIndex: 0 }, element);
 }
 
 function picture(title, paint) {
@@ -325,7 +334,8 @@ function showForward(l) {
   bars(l, `Activations a(${l})`, layer.a.by_hand);
   heading(l, j);
   const total = products.reduce((a, b) => a + b, 0);
-  tell(math(`z^${l}_${j}`, "=", number(total), "+", group(layer.biases[j]), "=", number(layer.z.by_hand[j]), ",", m("mspace"), `a^${l}_${j}`, "=", "σ", "(", number(layer.z.by_hand[j]), ")", "=", number(layer.a.by_hand[j])));
+  tell(math(`z^${l}_${j}`, "=", number(total), "+", group(layer.biases[j]), "=", number(layer.z.by_hand[j])));
+  tell(math(`a^${l}_${j}`, "=", "σ", "(", number(layer.z.by_hand[j]), ")", "=", number(layer.a.by_hand[j])));
   if (l === 1) tell(pictures(weightsPicture("weights w", layer.weights[j]), inkPicture(), weightsPicture("their products", products)));
   else tell(terms(products, "w a"));
   tell(table([[named("z", l, j), layer.z, j], [named("a", l, j), layer.a, j]]));
@@ -396,8 +406,9 @@ function of({ by_hand, by_autograd, largest_ulps }, j) {
 function showUpdate(l) {
   const { weights, weight_gradient, new_weights, new_biases, biases, bias_gradient } = found.layers[l - 1];
   const j = chosen[l];
-  const change = Array.from(new_weights.by_hand[j], (weight, k) => weight - weights[j][k]);
-  bars(l, `Changes of the biases b(${l})`, new_biases.by_hand.map((bias, i) => bias - biases[i]));
+  const eta = found.learning_rate;
+  const change = Array.from(weight_gradient.by_hand[j], (slope) => -eta * slope);
+  bars(l, `Changes of the biases, −η ∂C/∂b(${l})`, bias_gradient.by_hand.map((slope) => -eta * slope));
   tell(layerChoice());
   heading(l, j);
   const full = largestOf(weights[j]);
@@ -419,7 +430,7 @@ function showAfter(l) {
   const [was, is] = [best(a.by_hand), best(new_a.by_hand)];
   tell(make("h4", { textContent: was === is ? `The answer stays ${is}` : `The answer was ${was}, and is ${is}` }));
   const fall = found.cost.by_hand[0] - found.new_cost.by_hand[0];
-  tell(make("p", { textContent: `The cost falls from ${short(found.cost.by_hand[0])} to ${short(found.new_cost.by_hand[0])}, by ${short(fall)}. The gradient predicted ${short(found.predicted_fall.by_hand[0])}. With a smaller learning rate they agree better.` }));
+  tell(make("p", { textContent: `The cost ${fall < 0 ? "rises" : "falls"} from ${short(found.cost.by_hand[0])} to ${short(found.new_cost.by_hand[0])}, by ${short(Math.abs(fall))}. The gradient predicted a fall of ${short(found.predicted_fall.by_hand[0])}. With a smaller learning rate they agree better.` }));
   tell(table([
     [named("a", l, j), new_a, j],
     ["C before", found.cost, 0],
@@ -440,14 +451,14 @@ export function refresh() {
   run.value = [...run.options].some(({ value }) => value === was) ? was : "";
   ask("GET", "runs").then(({ datasets }) => {
     const { source } = form.elements;
-    if (datasets.includes("mnist") && source.options.length === 2) source.add(new Option("test image, MNIST", "mnist"));
+    if (datasets.includes("mnist") && source.options.length === 2) source.add(new Option("test, MNIST", "mnist"));
   }).catch(() => {});
   question();
 }
 
 for (let digit = 0; digit < 10; digit += 1) form.elements.label.add(new Option(digit, digit));
 form.addEventListener("change", (event) => {
-  if (event.target.name === "label") delete chosen[found?.layers.length];
+  if (event.target.name === "label") want(label());
   question();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
