@@ -104,7 +104,7 @@ def test_each_neuron_is_the_picture_of_its_weights(path: Path, drawn: list[Figur
 
 def test_what_excites_has_the_pages_orange_and_what_inhibits_its_blue(path: Path) -> None:
     """In the pixels of the file: a neuron of two halves."""
-    style = (Path(web.__file__).parent / "style.css").read_text().partition("@media")[0]
+    style = (Path(web.__file__).parent / "page" / "style.css").read_text().partition("@media")[0]
     page = {name: tuple(map(int, rgb.split())) for name, rgb in re.findall(r"--(for|against): ([\d ]+);", style)}
     plot_pictures_of_weights(np.repeat([[2.0, -2.0]], 392, axis=1), "half and half", path)
     with Image.open(path) as image:

@@ -416,7 +416,7 @@ def test_more_runs_than_cores_wait_and_are_told_so(client: httpx.Client) -> None
     }  # fmt: skip
     for watch in [*going, *waiting]:
         watch.end()
-    assert len(children()) == places
+    assert len(children()) <= places + web_runs.MOST_OVER
 
 
 def test_a_run_whose_page_is_gone_ends(monkeypatch: pytest.MonkeyPatch, client: httpx.Client) -> None:

@@ -33,7 +33,7 @@ COMMANDS = {
     "check": "Check your own back-propagation, and say which line is wrong, and why.",
     "sweep": "Train many networks at once, and tell how their results spread.",
     "convert": "Convert a trained network to another format.",
-    "serve": "Serve a page to draw digits on, and an API that recognises them.",
+    "serve": "Serve a page to draw digits on and to watch a network learn, and its API.",
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
