@@ -133,6 +133,7 @@ def test_the_learning_rate_changes_on_the_way(learn: Page) -> None:
     rate.press("Enter")
     rate.blur()
     expect(learn.locator(".now")).to_contain_text("learning rate 0.5")
+    learn.locator("#steps button").first.click()
     expect(learn.locator(".command")).to_contain_text("No command repeats this run")
 
 
