@@ -435,6 +435,7 @@ def test_a_run_whose_page_is_gone_ends(monkeypatch: pytest.MonkeyPatch, client: 
 def test_a_process_that_is_killed_is_told_and_replaced(client: httpx.Client) -> None:
     watch = Watch(client)
     watch.change(updates="end", pace=1)
+    watch.frame()  # it has begun: one that has not begins on another process
     for process in children():
         os.kill(process, signal.SIGKILL)
     answer = client.get(f"{watch.path}/frame", params={"after": 10**6})

@@ -26,7 +26,7 @@ function label() {
 
 function want(digit) { // and follow its output
   form.elements.label.value = digit;
-  delete chosen[found?.layers.length];
+  if (found) chosen[found.layers.length] = Number(digit);
 }
 
 async function question() {
