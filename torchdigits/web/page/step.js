@@ -15,7 +15,8 @@ let found = null; // the numbers
 let steps = [];
 let at = 0; // the step that is shown
 let layerOfWeights = 1; // that the steps of all layers show
-const chosen = {}; // of each layer, the neuron that is followed
+const chosen = {}; // of each layer, the neuron that is followed,
+const picked = {}; // and whether the reader picked it
 let asked = 0; // counts questions, so that a late answer is not shown
 
 // The example
@@ -26,7 +27,7 @@ function label() {
 
 function want(digit) { // and follow its output
   form.elements.label.value = digit;
-  if (found) chosen[found.layers.length] = Number(digit);
+  if (found) delete picked[found.layers.length];
 }
 
 async function question() {
@@ -100,7 +101,7 @@ function plan() {
   layerOfWeights = Math.min(layerOfWeights, last);
   for (let l = 1; l <= last; l += 1) {
     const errors = found.layers[l - 1].delta.by_hand.map(Math.abs);
-    if (!(chosen[l] < errors.length)) chosen[l] = l === last ? label() : errors.indexOf(Math.max(...errors));
+    if (!picked[l] || chosen[l] >= errors.length) chosen[l] = l === last ? label() : errors.indexOf(Math.max(...errors));
   }
   byId("step-list").replaceChildren(...steps.map(({ title }, i) => {
     const button = make("button", { textContent: title, tabIndex: i === at ? 0 : -1 });
@@ -117,6 +118,7 @@ function go(i) {
 
 function choose(layer, neuron) {
   chosen[layer] = neuron;
+  picked[layer] = true;
   show();
 }
 
