@@ -56,6 +56,11 @@ class SigmoidMLP(nn.Module):
         return weighted_inputs, activations
 
 
+def count_parameters(sizes: Sequence[int]) -> int:
+    """Weights and biases of a network with these layers."""
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+
+
 def quadratic_cost(activations: Tensor, targets: Tensor) -> Tensor:
     """The quadratic cost of a mini-batch: the mean over its m examples, `C = 1/m sum(1/2 |a(L) - y|^2)`.
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import torch
 import uvicorn
-from conftest import Outcome
+from conftest import Outcome, assert_one_line_error
 from starlette.types import ASGIApp
 
 from torchdigits import SigmoidMLP
@@ -60,3 +60,9 @@ def test_it_serves_the_network_where_it_says(
     for name in [shown, *names]:
         assert asyncio.run(sizes(application, f"{name}:{port}")) == [784, 3, 10]
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("name", [".", "nowhere", "x" * 300, "a\0b"])
+def test_a_folder_without_mnist_is_told(run_script: Run, tmp_path: Path, name: str) -> None:
+    assert_one_line_error(run_script("serve.py", "--port", 0, "--data-dir", tmp_path / name), "--data-dir", "no MNIST")
+    assert [*tmp_path.iterdir()] == []

@@ -194,7 +194,23 @@ def test_a_reload_in_the_middle_finds_the_run_again(learn: Page) -> None:
     expect(learn.locator(".now")).to_contain_text("Update", timeout=SLOW)
     assert updates(learn) >= before
     expect(learn.locator("[name=seed]")).to_have_value("5")
+    expect(learn.locator("#pace-said")).to_have_text("30 updates a second")
     expect(learn.locator("#start")).to_have_text("Pause")
+
+
+def test_a_finger_starts_steps_and_draws(visit: Callable[..., Page], address: str) -> None:  # noqa: F811
+    page = visit(address, width=390, height=844, has_touch=True, is_mobile=True)
+    page.tap("nav a[data-view=learn]")
+    page.locator("#steps button").nth(1).tap()
+    expect(page.locator(".now")).to_contain_text("Update 10,", timeout=SLOW)
+    page.locator("#paper").scroll_into_view_if_needed()
+    page.tap("#paper")  # a dot
+    expect(page.locator("#hint")).to_be_hidden()
+    page.tap("nav a[data-view=step-through]")
+    page.select_option("[name=source]", "digits")
+    page.locator("#step-list button").nth(5).tap()
+    page.locator("#layer-bars .bar-row").nth(3).tap()
+    expect(page.locator("#chosen h4")).to_have_text("Hidden neuron 3")
 
 
 def test_wrong_options_are_told_on_the_page(learn: Page, trouble: list[str]) -> None:  # noqa: F811

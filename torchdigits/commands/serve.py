@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from torchdigits.commands.cli import command_line
-from torchdigits.errors import OptionError
+from torchdigits.data.datasets import has_mnist
+from torchdigits.errors import OptionError, printable
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine finds what listens at all addresses
 
@@ -25,7 +26,8 @@ def serve(
         data_dir: MNIST's folder, to learn from (default: $TORCHDIGITS_DATA_DIR or data); nothing is downloaded.
 
     Raises:
-        OptionError: the packages of the extra `web` are missing, or the address or port cannot be had.
+        OptionError: the packages of the extra `web` are missing, the address or port cannot be had, or `data_dir` has
+            no MNIST.
         CheckpointError: the file holds no network of 784 inputs and 10 outputs.
         SystemExit: with status 130, after Ctrl-C.
     """
@@ -34,8 +36,9 @@ def serve(
         from torchdigits.web.protocol import listen, server
     except ImportError as error:
         raise OptionError(f"the page needs {error.name}: pip install 'torchdigits[web]'") from error
-    train_command = partial(command_line, "train")
-    app = application(checkpoint, host, data_dir, train_command)
+    if data_dir is not None and not has_mnist(data_dir):
+        raise OptionError(f"--data-dir {printable(data_dir)[:300]}: there is no MNIST in it; `train` downloads it")
+    app = application(checkpoint, host, data_dir, partial(command_line, "train"))
     with listen(host, port) as listener:
         torch.set_num_threads(1)  # one picture does not keep two threads busy
         shown = _LOOPBACK.get(host, host)

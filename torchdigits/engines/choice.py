@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,7 @@ from torchdigits.engines.compiler import NetworkUpdate, Train
 from torchdigits.engines.library import BuildError, Building
 from torchdigits.engines.machine import PRECISIONS
 from torchdigits.errors import OptionError, root_cause
-from torchdigits.network import SigmoidMLP
+from torchdigits.network import SigmoidMLP, count_parameters
 
 if TYPE_CHECKING:
     from torchdigits.classifier import DigitClassifier
@@ -59,7 +58,7 @@ def too_few(updates: int) -> str:
 
 def products_of(sizes: Sequence[int], batch_size: int) -> int:
     """Multiplications of a mini-batch with all weights and biases of a network."""
-    return batch_size * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    return batch_size * count_parameters(sizes)
 
 
 class EngineChoice:

@@ -14,7 +14,7 @@ from torchdigits.files.formats import read_json, read_npz, to_json, to_npz
 from torchdigits.files.onnx import to_onnx
 from torchdigits.files.reading import read_whole, reading
 from torchdigits.files.writing import write_whole
-from torchdigits.network import SigmoidMLP
+from torchdigits.network import SigmoidMLP, count_parameters
 
 _MOST_LAYERS = 1000
 # Formats by their suffixes
@@ -102,7 +102,7 @@ def check_can_be_kept(hidden: Sequence[int], bytes_each: int = 4) -> None:
         bytes_each: of a weight or bias.
     """
     most = (MOST_BYTES - MOST_PICKLED) // bytes_each
-    parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise((784, *hidden, 10)))
+    parameters = count_parameters((784, *hidden, 10))
     if parameters > most or len(hidden) >= _MOST_LAYERS:
         words = " ".join(map(str, hidden))
         raise OptionError(

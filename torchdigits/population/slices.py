@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import torch
 
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.engines.choice import BLOCK_SIZE, too_few, worth_compiling
 from torchdigits.engines.machine import torch_settings
+from torchdigits.network import count_parameters
 from torchdigits.population.ensemble import IMAGES_AT_ONCE, Ensemble, Trained
 from torchdigits.population.members import Member
 
@@ -31,7 +32,7 @@ def slices_of(members: Sequence[Member], device: torch.device, memory: int, batc
     slices = []
     for hidden in dict.fromkeys(member.hidden for member in members):
         alike = [member for member in members if member.hidden == hidden]
-        parameters = sum((inputs + 1) * outputs for inputs, outputs in pairwise(alike[0].sizes))
+        parameters = count_parameters(alike[0].sizes)
         # Parameters, old and new, captured and copied, and gradients; a mini-batch; what is measured at once; and twice
         # a block's activations and the places of its examples, which are of eight bytes.
         values = 6 * parameters + 2 * 784 * batch_size + 2 * IMAGES_AT_ONCE * (sum(hidden) + 10)

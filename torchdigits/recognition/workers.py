@@ -11,17 +11,17 @@ import queue
 import resource
 import signal
 import subprocess
-import sys
 import traceback
 from contextlib import suppress
 from functools import cache
 from math import ceil
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from torchdigits import pipes
 from torchdigits.errors import ImageError, NoInkError, SlowImageError, printable
 from torchdigits.files.reading import read_whole
 
@@ -110,21 +110,14 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        self._pipe, theirs = Pipe()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
-            f"from torchdigits.recognition.workers import _work; _work({theirs.fileno()}, {self._seconds}, {MEMORY})"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+        self._process, self._pipe = pipes.start(
+            __name__,
+            "_work",
+            self._seconds,
+            MEMORY,
             stderr=subprocess.DEVNULL,  # where decoders write what they think of a file
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            pass_fds=[theirs.fileno()],
-            process_group=0,  # Ctrl-C is for this process
         )
-        theirs.close()
 
     def work(self, content: bytes, task: str) -> dict[str, np.ndarray]:
         """What the process makes of a picture. If it ends over that, it is replaced."""

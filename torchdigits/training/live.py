@@ -41,7 +41,7 @@ def live_run(options: TrainOptions, splits: DigitSplits) -> Iterator["LiveRun"]:
     """A run on the CPU that begins; while it lasts, torch is set as `train` sets it.
 
     Args:
-        options: of the run; `output` and `devices` are not used.
+        options: of the run; `output`, `accelerator` and `devices` are not used.
         splits: the dataset.
 
     Raises:

@@ -1,7 +1,6 @@
 """What answers to /runs: training that a page watches."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,22 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torchdigits.data.datasets import has_mnist
 from torchdigits.files.checkpoints import parameters_of, parse_checkpoint
 from torchdigits.files.networks import network_of
-from torchdigits.network import SigmoidMLP
+from torchdigits.network import SigmoidMLP, count_parameters
 from torchdigits.training.options import TrainOptions
 from torchdigits.web.runs import Runs
 from torchdigits.web.schemas import WHOLE, CannotNowError, Row, errors
 
 MOST_PARAMETERS = 10**6  # weights and biases of a network that is trained here
-Words = Callable[..., str]
 
-Strict = ConfigDict(strict=True, extra="forbid")
+STRICT = ConfigDict(strict=True, extra="forbid")
 LearningRate = Annotated[float, Field(ge=1e-6, le=1000, allow_inf_nan=False, description="eta")]
 
 
 class NewRun(BaseModel):
     """The options of a run; the defaults are those of `train`."""
 
-    model_config = Strict
+    model_config = STRICT
     dataset: Literal["digits", "mnist"] = Field("digits", description="scikit-learn's small digits, or MNIST")
     hidden: list[Annotated[int, Field(ge=1, le=1000), WHOLE]] = Field(
         [30], max_length=4, description="neurons in each hidden layer"
@@ -43,7 +41,7 @@ class NewRun(BaseModel):
 class Changes(BaseModel):
     """What is asked of a run that goes on; what is left out stays as it is."""
 
-    model_config = Strict
+    model_config = STRICT
     updates: Annotated[int, Field(ge=0, le=10**9), WHOLE] | Literal["epoch", "end"] | None = Field(
         None, description="how many more to take, 0 to pause; or all to the end of the epoch, or of the run"
     )
@@ -59,7 +57,9 @@ class Changes(BaseModel):
 
 class Started(BaseModel):
     run: str = Field(description="by which the other requests name it")
-    command: str = Field(description="trains the same network, from a shell; as long as the frames say `same_as_train`")
+    command: str = Field(
+        description="trains the same network, from a shell; as long as `unlike_train` is empty in the frames"
+    )
 
 
 class Place(BaseModel):
@@ -82,16 +82,16 @@ do not exceed. A frame has 40 kB at most.
 
 The JSON: `version`, to ask for the next by; `state`: compiling, running, paused, finished, failed; `problem`: why it
 failed; `updates` taken, `updates_in_epoch`, `epochs` finished; `learning_rate`; `pace`, as asked for; `speed`,
-updates a second; `engine`, what takes the updates, and why, and `engine_name`; `same_as_train`: whether the command
-gives the same network; `points` of the curves from number `point` on, 50 at most: updates, cost, recognised
-validation images, and the share of each digit's that is; `validation_images`; `best`: the epoch with the most
-recognised; `test`: what that network makes of the test images, when the run has finished; `answer` to the drawing:
-digit, runner_up, activations, hidden; `neurons` of the first layer, of which `shown` are shown; `full`.
+updates a second; `engine`, what takes the updates, and why, and `engine_name`; `unlike_train`: why the command does
+not give the same network, empty if it does; `points` of the curves from number `point` on, 50 at most: updates, cost,
+recognised validation images, and the share of each digit's that is; `validation_images`; `best`: the epoch with the
+most recognised; `test`: what that network makes of the test images, when the run has finished; `answer` to the
+drawing: digit, runner_up, activations, hidden; `neurons` of the first layer, of which `shown` are shown; `full`.
 """
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter:
+def routes(runs: Runs, data_dir: Path | None, train_command: Callable[..., str]) -> APIRouter:
     """Answers to /runs.
 
     Args:
@@ -119,7 +119,7 @@ def routes(runs: Runs, data_dir: Path | None, train_command: Words) -> APIRouter
     async def begin(wanted: NewRun) -> Started:
         """Begin a run, which is paused. It ends when nobody has asked for its frames for 30 s."""
         options = TrainOptions(**wanted.model_dump(), data_dir=data_dir, accelerator="cpu")
-        if (size := parameters(options.sizes)) > MOST_PARAMETERS:
+        if (size := count_parameters(options.sizes)) > MOST_PARAMETERS:
             raise CannotNowError(f"{size:,} weights and biases: the page trains {MOST_PARAMETERS:,} at most")
         if options.dataset == "mnist" and not has_mnist(data_dir):
             raise CannotNowError(
@@ -176,11 +176,6 @@ async def network_of_run(runs: Runs, run: str) -> SigmoidMLP:
     """The network of this moment of a run."""
     content = await runs.checkpoint(runs.find(run))
     return network_of(parameters_of(parse_checkpoint(content)))
-
-
-def parameters(sizes: tuple[int, ...]) -> int:
-    """Weights and biases of a network."""
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
 def words_of(options: TrainOptions) -> list[str]:

@@ -1,22 +1,16 @@
 """Runs that pages watch: a process for each, as many as there are cores; the next run waits for one."""
 
 import asyncio
-import json
 import os
-import queue
 import secrets
-import subprocess
-import sys
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from itertools import count
-from multiprocessing.connection import Pipe
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 from torchdigits.errors import OptionError, TorchDigitsError
 from torchdigits.training.options import TrainOptions
+from torchdigits.web.process import TrainingProcess
 from torchdigits.web.schemas import CannotNowError
 
 MOST_WAITING = 8  # runs
@@ -25,7 +19,6 @@ GONE = 30.0  # seconds after which a page that asks for nothing is gone, and its
 IDLE = 600.0  # seconds after which processes that nobody uses end
 _PATIENCE = 10.0  # seconds until a page that waits for a frame is told that there is none
 _TURN = 1.0  # seconds until one whose run waits for a place is told again how many are before it
-_MOST_MESSAGES = 100  # that wait until a process reads them
 _SILENCE = 60.0  # seconds until a process that does not answer is taken for dead; reading MNIST takes three
 _ENDED = "the run has ended: start over"
 
@@ -56,7 +49,7 @@ class Run:
     def __init__(self, options: TrainOptions) -> None:
         self.name, self.options = secrets.token_urlsafe(12), options
         self.asked, self.asking = monotonic(), 0
-        self.process: _Process | None = None
+        self.process: TrainingProcess | None = None
         self.changes: dict[str, Any] = {}
         self.begun = asyncio.Event()
         self.beginning: asyncio.Task[None] | None = None
@@ -75,7 +68,7 @@ class Runs:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
         self._runs: dict[str, Run] = {}  # those that go on, and those that wait, in the order in which they came
-        self._idle: list[_Process] = []
+        self._idle: list[TrainingProcess] = []
         self._used = monotonic()
 
     @asynccontextmanager
@@ -102,7 +95,7 @@ class Runs:
         self._used = monotonic()
         self._idle = [process for process in self._idle if process.alive]
         while len(self._idle) + self.going < self.places:
-            self._idle.append(_Process())
+            self._idle.append(TrainingProcess())
 
     def begin(self, options: TrainOptions) -> Run:
         """A new run, which begins as soon as there is a place for it.
@@ -209,7 +202,7 @@ class Runs:
             self._take_back(process)
         self._give_places()
 
-    def _take_back(self, process: "_Process") -> None:
+    def _take_back(self, process: "TrainingProcess") -> None:
         """End the run of a process, which then idles."""
         try:
             process.tell({"do": "end"})
@@ -224,7 +217,7 @@ class Runs:
                 run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
 
-    def _free_process(self) -> "_Process":
+    def _free_process(self) -> "TrainingProcess":
         """One that idles, or a new one; of too many that are over, the one that was asked for longest ago ends."""
         self._idle = [process for process in self._idle if process.alive]
         over = [run for run in self._runs.values() if run.process is not None and run.process.over]
@@ -234,7 +227,7 @@ class Runs:
             assert forgotten.process is not None
             self._take_back(forgotten.process)
             forgotten.process = None
-        process = self._idle.pop() if self._idle else _Process()
+        process = self._idle.pop() if self._idle else TrainingProcess()
         process.over = False
         return process
 
@@ -244,7 +237,7 @@ class Runs:
             if run.process is None:  # it was ended meanwhile
                 return
             try:
-                run.process = process or _Process()
+                run.process = process or TrainingProcess()
                 await run.process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
                 while run.changes and run.process is not None:
                     changes, run.changes = run.changes, {}
@@ -275,107 +268,3 @@ class Runs:
             if monotonic() - self._used > IDLE:
                 while self._idle:
                     self._idle.pop().stop()
-
-
-class _Process:
-    """A process that trains, and the pipe to it.
-
-    Attributes:
-        over: whether the run that it has is over: then another may have its place beside it.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-
-    def __init__(self) -> None:
-        self._pipe, theirs = Pipe()
-        self._loop = asyncio.get_running_loop()
-        self._numbers = count()
-        self._asked: dict[int, asyncio.Future[bytes]] = {}
-        self._messages: queue.Queue[bytes] = queue.Queue(_MOST_MESSAGES)
-        self.over = False
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"  # it imports from where this process does
-            f"from torchdigits.web.trainer import work; work({theirs.fileno()})"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            process_group=0,  # Ctrl-C is for this process
-        )
-        theirs.close()
-        for target in (self._listen, self._write):
-            threading.Thread(target=target, daemon=True).start()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    async def ask(self, message: dict[str, Any], patience: float) -> bytes:
-        """What it answers.
-
-        Raises:
-            TimeoutError: nothing, for so many seconds.
-            EOFError: it has ended.
-            OptionError: it refuses, and says why.
-        """
-        if not self.alive:
-            raise EOFError
-        number = self.tell(message)
-        future = self._asked[number] = self._loop.create_future()
-        try:
-            return await asyncio.wait_for(future, patience)
-        finally:
-            self._asked.pop(number, None)
-
-    def tell(self, message: dict[str, Any]) -> int:
-        """Send a message; its number."""
-        number = next(self._numbers)
-        try:
-            self._messages.put_nowait(json.dumps(message | {"id": number}).encode())
-        except queue.Full:
-            raise CannotNowError("the run is busy: try again") from None
-        return number
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-
-    def _write(self) -> None:
-        """Send messages, in a thread: a process may read nothing for a while."""
-        with suppress(OSError):  # it has ended, and whoever waits for an answer hears of that
-            while message := self._messages.get():
-                self._pipe.send_bytes(message)
-
-    def _listen(self) -> None:
-        """Hand on what comes through the pipe, in a thread: a process may stop in the middle of a message."""
-        with suppress(EOFError, OSError, RuntimeError):  # the last: the server's loop is closed
-            while True:
-                answer, content = json.loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
-                self._loop.call_soon_threadsafe(self._take, answer, content)
-        self._process.wait()
-        self._pipe.close()
-        with suppress(queue.Full):
-            self._messages.put_nowait(b"")  # which ends the other thread
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end_all)
-
-    def _take(self, answer: dict[str, Any], content: bytes) -> None:
-        self.over = answer.get("over", self.over)
-        future = self._asked.get(answer["id"])
-        if future is None or future.done():
-            return
-        if "error" in answer:
-            future.set_exception(OptionError(answer["error"]))
-        elif "mistake" in answer:
-            future.set_exception(RuntimeError(answer["mistake"]))
-        else:
-            future.set_result(content)
-
-    def _end_all(self) -> None:
-        for future in self._asked.values():
-            if not future.done():
-                future.set_exception(EOFError())

@@ -14,7 +14,7 @@ from torchdigits.data.datasets import Digits, has_mnist, load_splits
 from torchdigits.network import SigmoidMLP
 from torchdigits.proof import example
 from torchdigits.proof.reference import Array
-from torchdigits.web.learning import LearningRate, Strict, network_of_run
+from torchdigits.web.learning import STRICT, LearningRate, network_of_run
 from torchdigits.web.runs import Runs
 from torchdigits.web.schemas import Digit, NotHereError, Row, errors
 
@@ -22,7 +22,7 @@ Matrix = Annotated[str, Field(description="float64, little-endian, row by row (a
 
 
 class Question(BaseModel):
-    model_config = Strict
+    model_config = STRICT
     pixels: list[Row] = Field(min_length=28, max_length=28, description="the image, in the form of MNIST's; 255 is ink")
     label: Digit = Field(description="what it should be taken for")
     learning_rate: LearningRate = 3.0

@@ -15,6 +15,7 @@ const form = byId("options");
 const columns = [];
 let added = 0; // columns so far
 let drawing = null; // 28 rows of pixels, which the runs answer
+let updatesAsked = 0; // clicks that asked for updates, since the page was loaded
 let busy = false; // while requests of a button are under way
 
 // A column: a run, or one that has not begun
@@ -148,12 +149,18 @@ async function act(what) { // one thing at a time, so that a second click waits 
 }
 
 function goOn(updates, which = columns) {
+  updatesAsked += 1;
   return act(async () => {
     for (const column of which) await begin(column); // in their order, as some may have to wait for a place
     const changes = { updates, pace: PACES[byId("pace").value], ...(drawing && { drawing }) };
     for (const column of which) column.goal = updates;
     await Promise.all(which.map((column) => change(column, changes)));
   });
+}
+
+function setPace(pace) {
+  const place = PACES.indexOf(pace);
+  if (place >= 0) byId("pace").value = place;
 }
 
 function goes(column) { // or would, if it had its turn, or were compiled
@@ -170,6 +177,7 @@ async function follow(column, run) {
       if (column.run !== run) return;
       if (response.status === 200) {
         read(column, await response.arrayBuffer());
+        if (version < 0 && updatesAsked === 0) setPace(column.header.pace); // found again after a reload
         version = column.header.version;
         column.problem = "";
         if (!document.hidden) await new Promise(requestAnimationFrame);
@@ -200,7 +208,7 @@ function read(column, frame) {
 
 async function changeRate(column) {
   await act(() => change(column, { learning_rate: wanted(column).learning_rate }));
-  if (!column.run) say("");
+  keep();
 }
 
 // Showing
@@ -253,11 +261,11 @@ function draw(column) {
   if (column.run) column.save.href = `runs/${column.run}/checkpoint${finished ? "?best=true" : ""}`;
   setText(column.save, finished ? "Download the best epoch's checkpoint" : "Download the checkpoint of this moment");
   column.shell.parentElement.hidden = !header?.engine_name;
-  const same = header?.same_as_train ?? true;
-  setText(column.shell, same && header?.engine_name ? `${column.command} --engine ${header.engine_name}` : "");
-  column.shell.previousSibling.data = same
-    ? "The same network, bit for bit, from a shell: "
-    : "No command repeats this run: its learning rate was changed on the way.";
+  const unlike = header?.unlike_train;
+  setText(column.shell, unlike || !header?.engine_name ? "" : `${column.command} --engine ${header.engine_name}`);
+  column.shell.previousSibling.data = unlike
+    ? `No command repeats this run: ${unlike}.`
+    : "The same network, bit for bit, from a shell: ";
 }
 
 function progress(header, points) {
