@@ -28,8 +28,10 @@ def benchmark_learning(*, seconds: float = 10, data_dir: Path | None = None) -> 
         data_dir: MNIST's folder (default: $TORCHDIGITS_DATA_DIR or data).
 
     Raises:
-        OptionError: there is no Playwright or Chromium, or no MNIST.
+        OptionError: there is no Playwright or Chromium, or no MNIST; or the seconds are too few.
     """
+    if not seconds >= 1:  # nor NaN
+        raise OptionError(f"--seconds {seconds:g}: it must be 1 or more")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
@@ -63,8 +65,10 @@ def benchmark_learning(*, seconds: float = 10, data_dir: Path | None = None) -> 
             page.wait_for_timeout(1000 * seconds)
             browser.stop_tracing()
             events: list[dict[str, Any]] = json.loads((Path(kept) / "trace").read_text(encoding="utf-8"))["traceEvents"]
-        script = [event["dur"] / 1000 for event in events if event.get("name") in SCRIPT and "dur" in event]
-        print(f"frames a second: {len(frames) / seconds:.1f}; script at once: {max(script):.1f} ms at most")
+        script = [event for event in events if event.get("name") in SCRIPT and "dur" in event]
+        took, worked = (max(event.get(key, 0) for event in script) / 1000 for key in ("dur", "tdur"))
+        print(f"frames a second: {len(frames) / seconds:.1f}; script at once, at most: ", end="")
+        print(f"{worked:.1f} ms of a processor, {took:.1f} ms by the clock, of {len(script):,} times")
         said = page.inner_text(".now")
         found = re.search(r"([\d,]+) a second", said)
         print(f"updates a second meanwhile: {found[1] if found else '?'}")

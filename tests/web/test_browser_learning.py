@@ -125,6 +125,15 @@ def test_steps_pause_and_slow_motion(learn: Page) -> None:
     assert updates(learn) == reached < 200
 
 
+def test_what_is_waited_for_is_told(learn: Page) -> None:
+    learn.fill("[name=epochs]", "1000")  # so many updates that they are compiled first
+    learn.fill("[name=batch_size]", "9")
+    learn.click("#start")
+    expect_state(learn, "Compiling the updates for this machine")
+    expect(learn.locator("#start")).to_have_text("Pause")
+    expect(learn.locator(".command")).to_be_hidden()
+
+
 def test_the_learning_rate_changes_on_the_way(learn: Page) -> None:
     learn.locator("#steps button").nth(1).click()
     expect(learn.locator(".now")).to_contain_text("Update 10,", timeout=SLOW)

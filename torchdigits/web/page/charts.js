@@ -1,6 +1,6 @@
 // Charts of a run, and its neurons, on canvases.
 
-const MARGIN = { left: 46, right: 12, top: 8, bottom: 22 };
+const MARGIN = { left: 3.8, right: 1, top: 0.7, bottom: 1.9 }; // in heights of a letter
 
 function prepared(canvas) {
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -9,12 +9,15 @@ function prepared(canvas) {
   canvas.height = Math.round(height * scale);
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
-  context.font = `12px ${getComputedStyle(canvas).fontFamily}`;
-  return { context, width, height };
+  const { fontSize, fontFamily } = getComputedStyle(canvas);
+  const letter = 0.78 * parseFloat(fontSize);
+  context.font = `${letter}px ${fontFamily}`;
+  return { context, width, height, letter };
 }
 
-function axes(context, { width, height, epochs, style }) {
-  const inner = { x: MARGIN.left, y: MARGIN.top, width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
+function axes(context, { width, height, letter, epochs, style }) {
+  const [left, right, top, bottom] = ["left", "right", "top", "bottom"].map((side) => MARGIN[side] * letter);
+  const inner = { x: left, y: top, width: width - left - right, height: height - top - bottom };
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500].find((size) => epochs / size <= 5) ?? 1000;
   context.fillStyle = style.faint;
   context.strokeStyle = style.line;
@@ -22,16 +25,16 @@ function axes(context, { width, height, epochs, style }) {
   context.textBaseline = "top";
   for (let epoch = 0; epoch <= epochs + 1e-9; epoch += step) {
     const x = inner.x + (inner.width * epoch) / epochs;
-    context.fillText(String(+epoch.toFixed(1)), x, height - MARGIN.bottom + 5);
+    context.fillText(String(+epoch.toFixed(1)), x, height - bottom + 5);
   }
   return inner;
 }
 
 // A line through points [epoch, value], value from 0 to `top`.
 export function plot(canvas, points, { epochs, top, unit, style }) {
-  const { context, width, height } = prepared(canvas);
+  const { context, width, height, letter } = prepared(canvas);
   if (!width) return;
-  const inner = axes(context, { width, height, epochs, style });
+  const inner = axes(context, { width, height, letter, epochs, style });
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const part of [0, 0.5, 1]) {
@@ -64,9 +67,9 @@ export function plot(canvas, points, { epochs, top, unit, style }) {
 
 // A row for each digit: the darker, the more of its images are recognised; orange where it is lost.
 export function plotRecall(canvas, points, { epochs, style, lost }) {
-  const { context, width, height } = prepared(canvas);
+  const { context, width, height, letter } = prepared(canvas);
   if (!width) return;
-  const inner = axes(context, { width, height, epochs, style });
+  const inner = axes(context, { width, height, letter, epochs, style });
   const row = inner.height / 10;
   const last = points.at(-1)?.[1];
   context.textBaseline = "middle";

@@ -448,7 +448,7 @@ export function refresh() {
   const was = run.value;
   run.replaceChildren(new Option("the trained one", ""));
   for (const { run: name, header } of runsNow()) {
-    run.add(new Option(`of the run with learning rate ${header.learning_rate}, as it is now`, name));
+    run.add(new Option(`run with η ${header.learning_rate}, now`, name));
   }
   run.value = [...run.options].some(({ value }) => value === was) ? was : "";
   ask("GET", "runs").then(({ datasets }) => {
