@@ -5,7 +5,7 @@ export const byId = (id) => document.getElementById(id);
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key in element && key !== "list") element[key] = value;
+    if (key in element) element[key] = value;
     else element.setAttribute(key, value);
   }
   element.append(...children);
