@@ -295,6 +295,7 @@ def test_every_step_forwards_and_backwards_has_the_references_numbers(
     page.fill("[name=learning_rate]", "0.5")
     page.locator("[name=learning_rate]").blur()
     label = int(digits.test.labels[7])
+    expect(page.locator("#walk")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#step-list button")).to_have_count(10)
     expected = step_through(load_network(), digits.test.images[7].numpy(), label, 0.5)
     first, last = expected.layers
@@ -363,6 +364,7 @@ def test_the_error_of_a_drawn_digit_is_two_clicks_away(visit: Callable[..., Page
     page.get_by_role("button", name="BP1: δ(2)").click()
     with page.expect_response(re.compile("/steps")) as answered:
         page.select_option("[name=label]", "5")
+    expect(page.locator("#walk")).to_have_attribute("aria-busy", "false")
     answer = answered.value.json()
     assert answer["y"][5] == 1
     question = answered.value.request.post_data_json

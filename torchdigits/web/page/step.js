@@ -33,6 +33,7 @@ function want(digit) { // and follow its output
 async function question() {
   const number = (asked += 1);
   const { source, place, learning_rate, run } = form.elements;
+  byId("walk").ariaBusy = "true"; // what it shows is not of this question yet
   byId("place").hidden = source.value === "drawing";
   try {
     if (source.value !== "drawing") {
@@ -57,6 +58,8 @@ async function question() {
     show();
   } catch (error) {
     if (number === asked) clear(error.status ? `${error.message}.` : "No answer from the server. Is it still running?");
+  } finally {
+    if (number === asked) byId("walk").ariaBusy = "false";
   }
 }
 
