@@ -30,6 +30,7 @@ from torchdigits.web.learning import words_of
 from torchdigits.web.stepping import packed
 
 SLOW = 60  # seconds that a busy machine may take
+BEGUN: list[str] = []  # runs that a test began
 
 
 class Frame(NamedTuple):
@@ -46,6 +47,7 @@ class Watch:
         answer = client.post("/runs", json=options)
         assert answer.status_code == 201, answer.text
         self.name, self.command = answer.json()["run"], answer.json()["command"]
+        BEGUN.append(self.name)
         self.points: list[Any] = []
         self.after = -1
 
@@ -96,9 +98,17 @@ def asked(**options: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
+def lasting_client() -> Iterator[httpx.Client]:
     with asked() as client:
         yield client
+
+
+@pytest.fixture
+def client(lasting_client: httpx.Client) -> Iterator[httpx.Client]:
+    """A client of a server on which no run is going."""
+    yield lasting_client
+    while BEGUN:
+        lasting_client.delete(f"/runs/{BEGUN.pop()}")
 
 
 @pytest.fixture(autouse=True)
