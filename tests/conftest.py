@@ -21,6 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 from torchdigits.data.datasets import IDX_FILES_MD5, IDX_FOLDER, PICKLE_FILE, DigitSplits, load_splits
 from torchdigits.engines import choice, compiled
 from torchdigits.engines.compiler import Train, Update, sgd_loop
+from torchdigits.engines.library import BuildError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -55,9 +56,20 @@ class Uncompiled:
         pass
 
 
-def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "Building", Uncompiled)
-    monkeypatch.setattr(compiled, "Building", Uncompiled)
+class Unbuilt(Uncompiled):
+    """Stands in for `Building` where there is no compiler."""
+
+    def library(self) -> Train:
+        raise BuildError("No working C++ compiler")
+
+
+def leave_uncompiled(monkeypatch: pytest.MonkeyPatch, building: type[Uncompiled] = Uncompiled) -> None:
+    monkeypatch.setattr(choice, "Building", building)
+    monkeypatch.setattr(compiled, "Building", building)
+
+
+def leave_unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_uncompiled(monkeypatch, Unbuilt)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

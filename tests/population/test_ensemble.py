@@ -6,6 +6,7 @@ from typing import ClassVar
 import lightning as L
 import pytest
 import torch
+from conftest import Unbuilt
 
 from torchdigits import DigitClassifier, DigitsDataModule, SigmoidMLP
 from torchdigits.data.datasets import Digits, DigitSplits
@@ -239,7 +240,7 @@ def test_a_population_goes_on_as_it_was_begun(digits: DigitSplits, monkeypatch: 
 def test_without_a_compiler_a_population_is_trained_all_the_same(
     digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CXX", "/no/compiler")
+    monkeypatch.setattr("torchdigits.population.ensemble.Building", Unbuilt)
     monkeypatch.setattr("torchdigits.engines.choice.UPDATES_WORTH_COMPILING", 1)
     said: list[str] = []
     (trained,) = train_slices(
