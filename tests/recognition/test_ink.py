@@ -104,15 +104,6 @@ def test_rims_of_spots_are_no_ink() -> None:
 # Rules
 
 
-def test_pieces_have_their_longer_side_and_their_area() -> None:
-    mask = drawn((20, 40), (1, 1, 4, 9), (10, 2, 30, 4), (35, 15, 36, 16))
-    mask[9, 4] = True  # touches the first with a corner
-    lengths, areas = rules._pieces(mask)
-    assert lengths.tolist() == [9, 20, 1]
-    assert areas.tolist() == [25, 40, 1]
-    assert [part.size for part in rules._pieces(np.zeros((5, 5), bool))] == [0, 0]
-
-
 def test_the_typical_length_has_as_much_ink_above_as_below() -> None:
     chance = np.random.default_rng(0)
     for _ in range(50):

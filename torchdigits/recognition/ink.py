@@ -7,13 +7,13 @@ import math
 from contextlib import suppress
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from torchdigits.errors import NoInkError
 from torchdigits.recognition.pictures import LEAST_CONTRAST
-from torchdigits.recognition.steps import otsu_threshold
+from torchdigits.recognition.pixels import blur, grown, otsu_threshold, parts_of
 
 NO_INK = "there is no ink on it"
 _SKETCH = 400  # pixels of a side, if it were square, of the picture on which the pen's width is estimated
@@ -70,7 +70,8 @@ def ink_of(grey: np.ndarray) -> Ink:
 def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
     sketch = _reduced(grey, max(1, int(math.sqrt(grey.size) / 200)))
-    around = ndimage.uniform_filter(sketch, max(3, max(sketch.shape) // 3))
+    side = max(3, max(sketch.shape) // 3)
+    around = cv2.blur(sketch, (side, side), borderType=cv2.BORDER_REFLECT)
     return bool(((sketch - around) ** 3).sum() > 0)
 
 
@@ -78,9 +79,9 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     """What is narrower than a square of so many pixels."""
     size |= 1  # or both filters would move the picture
     around = np.pad(grey, size, mode="edge")  # as if the paper, or the table, went on
-    paper = ndimage.minimum_filter(ndimage.maximum_filter(around, size), size)[size:-size, size:-size]
+    paper = cv2.morphologyEx(around, cv2.MORPH_CLOSE, _square(size))[size:-size, size:-size]
     strength = (paper - grey) / np.maximum(paper, _DARKEST)
-    smoothed = np.asarray(ndimage.gaussian_filter(strength, 1, truncate=3)) if smooth else strength
+    smoothed = blur(strength, 1) if smooth else strength
     step = max(1, round((strength.size / 100_000) ** 0.5))
     sample = smoothed[::step, ::step]
     level = float(np.median(sample))
@@ -103,17 +104,21 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
 def _without_rims(mask: np.ndarray, sketched: np.ndarray) -> np.ndarray:
     """Without what is left of spots that are wider than the square, and so only on the sketch."""
     rows, columns = (np.arange(side) * other // side for side, other in zip(mask.shape, sketched.shape, strict=True))
-    inside = sketched[np.ix_(rows, columns)] & ~ndimage.binary_dilation(mask, np.ones((3, 3)), 2)
+    inside = sketched[np.ix_(rows, columns)] & ~grown(mask, 2)
     if not inside.any():
         return mask
-    joined, number = ndimage.label(mask | ndimage.binary_dilation(inside, np.ones((3, 3)), 3), np.ones((3, 3)))
-    areas = np.bincount(joined.ravel(), minlength=number + 1)
-    return np.asarray(mask & (np.bincount(joined[inside], minlength=number + 1) < 0.4 * areas)[joined])
+    joined = parts_of(mask | grown(inside, 3))
+    within = np.bincount(joined.labels[inside], minlength=len(joined.areas) + 1)[1:]
+    return np.asarray(mask & joined.where(within < 0.4 * joined.areas))
 
 
 def _fills(mask: np.ndarray, size: float) -> bool:
     """Whether it fills a square of so many pixels somewhere."""
-    return bool(ndimage.minimum_filter(mask, max(3, int(size)), mode="constant", cval=0).any())
+    return bool(cv2.erode(np.pad(mask.view(np.uint8), 1), _square(max(3, int(size)))).any())
+
+
+def _square(side: int) -> np.ndarray:
+    return np.ones((side, side), np.uint8)
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:

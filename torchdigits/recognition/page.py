@@ -8,16 +8,15 @@ and neighbouring pieces together are candidates. `recognizer.py` chooses among t
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition.cuts import cut
 from torchdigits.recognition.ink import Ink, ink_of
+from torchdigits.recognition.pixels import distance_inside, grown, parts_of, typical_length
 from torchdigits.recognition.rules import without_rules
 from torchdigits.recognition.shapes import distances
 from torchdigits.recognition.steps import Box, of_ink
 
-_EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
 _MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
 _SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
@@ -116,31 +115,16 @@ def _too_many() -> ImageError:
 
 def _parts(mask: np.ndarray, pen: float) -> list[_Part]:
     """Connected ink that may be a digit or a piece of one: without specks, spots, and what comes in from outside."""
-    labels, number = ndimage.label(mask, _EIGHT)
-    areas = np.bincount(labels.ravel(), minlength=number + 1)
-    boxes = ndimage.find_objects(labels)
-    numbers = [label for label in range(1, number + 1) if areas[label] >= max(4, 0.4 * pen**2)]
-    longest = {label: max(side.stop - side.start for side in boxes[label - 1]) for label in numbers}
-    least = max(1.5 * pen, 0.12 * _typical([(longest[label], areas[label]) for label in numbers]))
-    numbers = [label for label in numbers if longest[label] > least]
-    if len(numbers) > _MOST_PARTS:
+    ink = parts_of(mask)
+    large = ink.areas >= max(4, 0.4 * pen**2)
+    large &= ink.lengths > max(1.5 * pen, 0.12 * typical_length(ink.lengths[large], ink.areas[large]))
+    if np.count_nonzero(large) > _MOST_PARTS:
         raise _too_many()
-    parts = []
-    for label in numbers:
-        rows, columns = boxes[label - 1]
-        parts.append(_Part(labels[rows, columns] == label, columns.start, rows.start))
+    parts = [_Part(ink.own(int(at)), int(ink.boxes[at, 0]), int(ink.boxes[at, 1])) for at in np.flatnonzero(large)]
     if len(parts) > 1:
-        typical = _typical([(part.longest, part.mask.sum()) for part in parts])
+        typical = typical_length(ink.lengths[large], ink.areas[large])
         parts = [part for part in parts if not _comes_from_outside(part, mask.shape, typical)]
     return [part for part in parts if not _is_spot(part)]
-
-
-def _typical(lengths: list[tuple[int, int]]) -> float:
-    """The length above and below which there is as much ink: of lengths, each with the ink that has it."""
-    if not lengths:
-        return 0.0
-    ordered, ink = np.array(sorted(lengths)).T
-    return float(ordered[ink.cumsum().searchsorted(ink.sum() / 2)])
 
 
 def _comes_from_outside(part: _Part, shape: tuple[int, ...], typical: float) -> bool:
@@ -154,7 +138,7 @@ def _is_spot(part: _Part) -> bool:
     if part.mask.mean() < 0.55 or not 0.4 < part.width / part.height < 2.5:
         return False
     filled = np.pad(part.mask, 1)
-    stroke = 4 * (ndimage.distance_transform_edt(filled)[filled] - 0.5).mean()
+    stroke = 4 * (distance_inside(filled)[filled] - 0.5).mean()
     return bool(part.longest < 2.3 * stroke)
 
 
@@ -328,4 +312,4 @@ def _strength(part: _Part, ink: Ink) -> np.ndarray:
     )
     strength = ink.strength[np.ix_(rows.clip(0, depth - 1), columns.clip(0, width - 1))]
     full = max(float(np.percentile(strength[mask], 75)), 1e-6)
-    return np.asarray(np.clip(strength / full, 0, 1) * ndimage.binary_dilation(mask, _EIGHT, margin), np.float32)
+    return np.asarray(np.clip(strength / full, 0, 1) * grown(mask, margin), np.float32)

@@ -1,16 +1,16 @@
 """The rules of ruled and squared paper, and the frames of forms: straight lines that nobody wrote."""
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 from torchdigits.recognition.ink import Ink, run_lengths
+from torchdigits.recognition.pixels import parts_of, typical_length
 
 _SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
 _COVERED = 0.88  # of a line, by ink
 _STICKING_OUT = 1.25  # how much longer than what is left a rule is
 _MOST = 20_000  # pieces of ink; where there are more, it is noise
 _BORDER, _INSIDE = 0.12, 0.25  # of a frame's shorter side, where its ink is; and of its ink, what may be elsewhere
-_EIGHT = np.ones((3, 3), bool)  # the neighbours of a pixel
 
 
 def without_rules(ink: Ink) -> np.ndarray:
@@ -27,34 +27,34 @@ def without_rules(ink: Ink) -> np.ndarray:
                 on = _without_crossings(view, _on_lines(view, length))
                 lines |= on.T if turned else on
         rest = mask & ~lines
-        if lines.any() and 0 < _STICKING_OUT * _typical(*_pieces(rest), ink.pen) < length:
-            mask = rest
+        if lines.any():
+            left = parts_of(rest)
+            if 0 < _STICKING_OUT * _typical(left.lengths, left.areas, ink.pen) < length:
+                mask = rest
     return mask
 
 
 def _without_frames(mask: np.ndarray, pen: float) -> np.ndarray:
     """Without connected ink that runs along the sides of its box, around other ink."""
-    labels, number = ndimage.label(mask, _EIGHT)
-    boxes = ndimage.find_objects(labels)
-    if not 2 <= number <= _MOST:
+    parts = parts_of(mask)
+    if not 2 <= len(parts.areas) <= _MOST:
         return mask
-    sides = np.array([(columns.start, rows.start, -columns.stop, -rows.stop) for rows, columns in boxes])
-    lengths = (-sides[:, 2:] - sides[:, :2]).max(1)
-    frames = []
+    lengths, frames = parts.lengths, np.zeros(len(parts.areas), bool)
     for at in np.flatnonzero(lengths > 6 * pen):
-        inside = (sides > sides[at]).all(1)
+        box = parts.boxes[at]
+        inside = (parts.boxes[:, :2] > box[:2]).all(1) & (parts.boxes[:, 2:] < box[2:]).all(1)
         if not inside.any() or lengths[inside].max() < 0.3 * lengths[at]:
             continue
-        own = labels[boxes[at]] == at + 1
+        own = parts.own(int(at))
         margin = max(2, int(_BORDER * min(own.shape)))
-        if own[margin:-margin, margin:-margin].sum() < _INSIDE * own.sum():
-            frames.append(at + 1)
-    return mask & ~np.isin(labels, frames) if frames else mask
+        frames[at] = own[margin:-margin, margin:-margin].sum() < _INSIDE * own.sum()
+    return mask & ~parts.where(frames) if frames.any() else mask
 
 
 def _lengths_of_rules(mask: np.ndarray, pen: float) -> list[int]:
     """How long a line may have to be for a rule, the longest first; nothing, if nothing sticks out."""
-    lengths, areas = _pieces(mask)
+    parts = parts_of(mask)
+    lengths, areas = parts.lengths, parts.areas
     typical = _typical(lengths, areas, pen)
     if not typical or len(lengths) > _MOST:
         return []
@@ -68,22 +68,10 @@ def _lengths_of_rules(mask: np.ndarray, pen: float) -> list[int]:
     return sorted((length for length in found if length > 8 * pen), reverse=True)
 
 
-def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The longer side of each piece of ink, and its area."""
-    labels, number = ndimage.label(mask, _EIGHT)
-    boxes = ndimage.find_objects(labels)
-    lengths = [max(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes]
-    return np.array(lengths, int), np.bincount(labels.ravel(), minlength=number + 1)[1:]
-
-
 def _typical(lengths: np.ndarray, areas: np.ndarray, pen: float) -> float:
     """The length above and below which there is as much ink, specks left out; 0 if there is nothing else."""
     large = lengths > 2 * pen
-    if not large.any():
-        return 0.0
-    order = lengths[large].argsort()
-    ink = areas[large][order].cumsum()
-    return float(lengths[large][order][ink.searchsorted(ink[-1] / 2)])
+    return typical_length(lengths[large], areas[large])
 
 
 def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
@@ -95,10 +83,10 @@ def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
         shift -= shift.min()
         sheared = np.zeros((mask.shape[0] + shift.max(), mask.shape[1]), np.float32)
         sheared[rows + shift[columns], columns] = 1
-        middles = ndimage.uniform_filter1d(sheared, length, axis=1, mode="constant") > _COVERED
+        middles = cv2.blur(sheared, (length, 1), borderType=cv2.BORDER_CONSTANT) > _COVERED
         if middles.any():
-            lines = ndimage.maximum_filter1d(middles, length, axis=1, mode="constant")
-            found[rows, columns] |= lines[rows + shift[columns], columns]
+            lines = cv2.dilate(middles.view(np.uint8), np.ones((1, length), np.uint8))
+            found[rows, columns] |= lines[rows + shift[columns], columns] > 0
     return found
 
 

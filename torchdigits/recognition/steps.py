@@ -9,13 +9,13 @@ from contextlib import suppress
 from math import ceil
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from torchdigits.errors import NoInkError
 from torchdigits.recognition.pictures import LEAST_CONTRAST
+from torchdigits.recognition.pixels import blur, centre_of_mass, distance_inside, otsu_threshold, parts_of
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: the first column and row, and those after the last
 
@@ -92,9 +92,7 @@ def is_mnist_like(grey: np.ndarray) -> bool:
     if grey.shape != (28, 28) or not grey.any():
         return False
     top, bottom, left, right = _box(grey > 0)
-    return max(bottom - top, right - left) in (19, 20) and all(
-        abs(place - 14) < 1 for place in ndimage.center_of_mass(grey)
-    )
+    return max(bottom - top, right - left) in (19, 20) and all(abs(place - 14) < 1 for place in centre_of_mass(grey))
 
 
 def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
@@ -107,7 +105,7 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
         NoInkError: there is no ink.
     """
     small = _shrink(grey, _SEARCHED)
-    everything = _ink_mask(_blur(remove_paper(small), 1 if max(small.shape) > 56 else 0))
+    everything = _ink_mask(blur(remove_paper(small), 1 if max(small.shape) > 56 else 0))
     ink = _without_specks(everything)
     top, bottom, left, right = np.array(_box(ink)) * np.repeat(np.divide(grey.shape, small.shape), 2)
     length = max(bottom - top, right - left)
@@ -126,8 +124,7 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
         slice(max(0, int(start - _MARGIN * length)), min(side, ceil(end + _MARGIN * length)))
         for start, end, side in ((top, bottom, grey.shape[0]), (left, right, grey.shape[1]))
     )
-    left_out = ndimage.find_objects(ndimage.label(everything & ~ink, np.ones((3, 3)))[0])
-    largest = max((side.stop - side.start for box in left_out for side in box), default=0)
+    largest = parts_of(everything & ~ink).lengths.max(initial=0)
     alone = bool(largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)))
     return rows, columns, alone and bool(_edge(ink).mean() < _AT_EDGE)
 
@@ -137,9 +134,11 @@ def _is_sheet(ink: np.ndarray) -> bool:
     top, bottom, left, right = _box(ink)
     found = ink[top:bottom, left:right]
     sides = sorted(found.shape)
-    return bool(
-        sides[0] > max(8, 0.3 * sides[1]) and found.mean() > 0.6 and ndimage.binary_fill_holes(found).mean() > 0.88
-    )
+    if sides[0] <= max(8, 0.3 * sides[1]) or found.mean() <= 0.6:
+        return False
+    around = np.pad(found.view(np.uint8), 1)
+    cv2.floodFill(around, None, (0, 0), 2)
+    return bool((around[1:-1, 1:-1] != 2).mean() > 0.88)
 
 
 def remove_paper(grey: np.ndarray) -> np.ndarray:
@@ -187,11 +186,11 @@ def keep_ink(flat: np.ndarray) -> np.ndarray:
         NoInkError: there is no ink.
     """
     length = max(flat.shape) / (1 + 2 * _MARGIN)
-    ink = _without_specks(_ink_mask(_blur(flat, length / 80)))
+    ink = _without_specks(_ink_mask(blur(flat, length / 80)))
     edge = max(1.5, length / 20)
     top, bottom, left, right = (np.array(_box(ink)) + ceil(edge) * np.array([-1, 1, -1, 1])).clip(0)
     near = np.zeros(ink.shape, bool)
-    near[top:bottom, left:right] = ndimage.distance_transform_edt(~ink[top:bottom, left:right]) <= edge
+    near[top:bottom, left:right] = distance_inside(~ink[top:bottom, left:right]) <= edge
     full = np.percentile(flat[ink], 75)
     if full < LEAST_CONTRAST:
         raise NoInkError("too little contrast between ink and paper")
@@ -215,18 +214,16 @@ def _without_specks(ink: np.ndarray) -> np.ndarray:
     A part surrounds the paper if it lies in a corner of the picture or along more than a fifth of its edge. It is only
     dropped if another part is longer than a tenth of the picture.
     """
-    parts, number = ndimage.label(ink, np.ones((3, 3)))
-    if number == 1:
+    parts = parts_of(ink)
+    areas, edge = parts.areas, _edge(parts.labels)
+    if len(areas) == 1:
         return ink
-    areas = np.bincount(parts.ravel())
-    areas[0] = 0
-    edge = _edge(parts)
-    around = np.bincount(edge, minlength=number + 1) > len(edge) / 5
-    around[parts[[0, 0, -1, -1], [0, -1, 0, -1]]] = True
-    lengths = [max(side.stop - side.start for side in box) for box in ndimage.find_objects(parts)]
-    if np.any(~around[1:] & (np.array(lengths) > max(ink.shape) / 10)):
-        areas[around] = 0
-    return np.asarray((areas >= max(1, areas.max() / 20))[parts])
+    around = np.bincount(edge, minlength=len(areas) + 1) > len(edge) / 5
+    around[parts.labels[[0, 0, -1, -1], [0, -1, 0, -1]]] = True
+    inside = ~around[1:]
+    if np.any(inside & (parts.lengths > max(ink.shape) / 10)):
+        areas = areas * inside
+    return parts.where(areas >= max(1, areas.max() / 20))
 
 
 def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
@@ -239,13 +236,13 @@ def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
     mask = np.pad(_resize(ink, height, width), traced // 10) > 0.5
     if not mask.any():  # nothing of it is full ink
         return ink
-    inside = ndimage.distance_transform_edt(mask) - 0.5  # from each pixel's centre, in pixels
+    inside = distance_inside(mask) - 0.5  # from each pixel's centre, in pixels
     stroke = 4 * inside[mask].mean() * 20 / traced
     target = min(max(stroke, _STROKE_WIDTHS[0]), _STROKE_WIDTHS[1])
     if target == stroke:
         return ink
     outwards = (target - stroke) / (1 - target / 20) / 2 * traced / 20  # as the box of 20 pixels will grow with it
-    distance = np.where(mask, inside, 0.5 - ndimage.distance_transform_edt(~mask)) if outwards > 0 else inside
+    distance = np.where(mask, inside, 0.5 - distance_inside(~mask)) if outwards > 0 else inside
     moved = np.asarray(np.clip(distance + outwards + 0.5, 0, 1), np.float32)
     return trim(moved) if (moved > _FAINT).any() else ink  # of a spot, nothing may be left
 
@@ -267,21 +264,10 @@ def centre(digit: np.ndarray) -> np.ndarray:
     placed = np.zeros((28, 28), np.uint8)
     top, left = (
         int(np.clip(np.floor(14.5 - place), 0, 28 - side))
-        for place, side in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
+        for place, side in zip(centre_of_mass(digit), digit.shape, strict=True)
     )
     placed[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
     return placed
-
-
-def otsu_threshold(values: np.ndarray) -> float:
-    """Otsu's threshold, above which values are of the higher of two classes. If all are equal, none is."""
-    # threshold_otsu's own count is the same, but slow, and fails if the floats are all but equal.
-    ordered = np.sort(values, axis=None)
-    if ordered[0] == ordered[-1]:
-        return float(ordered[0])
-    edges = np.linspace(ordered[0], ordered[-1], 257, dtype=np.float32)
-    counts = np.diff(ordered.searchsorted(edges[1:-1]), prepend=0, append=ordered.size)
-    return float(threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2)))  # type: ignore[no-untyped-call]
 
 
 def _over_otsus_threshold(pixels: np.ndarray) -> np.ndarray:
@@ -296,10 +282,6 @@ def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of what is true. Bottom and right are the first row and column without."""
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-
-
-def _blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(ndimage.gaussian_filter(pixels, sigma, truncate=3)) if sigma > 0.4 else pixels
 
 
 def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:

@@ -169,8 +169,11 @@ class _Worker:
 
 def _work(descriptor: int, seconds: int, memory: int) -> None:
     """Prepare the pictures that come through a pipe, until it is closed; with so much time and memory for each."""
+    import cv2
+
     from torchdigits.recognition.preparation import TASKS
 
+    cv2.setNumThreads(1)  # as there is a process for each core
     pipe = Connection(descriptor)
     _limit_memory(memory)
     with suppress(EOFError, BrokenPipeError):
@@ -182,8 +185,10 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
                 arrays = TASKS[task](content)
             except (MemoryError, ImageError) as error:
                 answer, arrays = {"kind": type(error).__name__, "error": str(error)}, {}
-            except Exception:  # what is wrong with our own steps is told where somebody sees it
-                answer, arrays = {"kind": "Exception", "error": traceback.format_exc()}, {}
+            except Exception as error:  # what is wrong with our own steps is told where somebody sees it
+                no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+                answer = {"kind": "MemoryError" if no_memory else "Exception", "error": traceback.format_exc()}
+                arrays = {}
             else:
                 answer = {"arrays": [(name, array.dtype.str, array.shape) for name, array in arrays.items()]}
             pipe.send_bytes(json.dumps(answer).encode())
