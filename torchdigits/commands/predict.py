@@ -152,7 +152,8 @@ def _strip(name: str, page: "Page", steps: dict[str, np.ndarray]) -> Strip:
 @contextmanager
 def _looked_at(files: list[Path], steps: bool) -> Iterator[Iterator[Look | ImageError]]:
     """What there is to read on the pictures in files, in order; or why there is nothing."""
-    number = max(1, min(len(files), os.cpu_count() or 1, _MOST_WORKERS))
+    # One more than there are processors, as each waits for its next picture now and then.
+    number = max(1, min(len(files), 1 + (os.cpu_count() or 1), _MOST_WORKERS))
 
     def look(path: Path) -> Look | ImageError:
         try:

@@ -14,7 +14,7 @@ import subprocess
 import traceback
 from contextlib import suppress
 from functools import cache
-from math import ceil
+from math import ceil, prod
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -127,10 +127,10 @@ class _Worker:
             self._pipe.send_bytes(task.encode())
             self._pipe.send_bytes(content)
             answer = json.loads(self._pipe.recv_bytes())
-            arrays = {
-                name: np.frombuffer(bytearray(self._pipe.recv_bytes()), dtype).reshape(shape)
-                for name, dtype, shape in answer.get("arrays", ())
-            }
+            arrays, packed, start = {}, bytearray(self._pipe.recv_bytes()), 0
+            for name, dtype, shape in answer.get("arrays", ()):
+                arrays[name] = np.frombuffer(packed, dtype, prod(shape), start).reshape(shape)
+                start += arrays[name].nbytes
         except (OSError, EOFError):
             if self._replace() == -signal.SIGXCPU:
                 raise SlowImageError(f"it would take more than {self._seconds} s to decode") from None
@@ -192,8 +192,7 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
             else:
                 answer = {"arrays": [(name, array.dtype.str, array.shape) for name, array in arrays.items()]}
             pipe.send_bytes(json.dumps(answer).encode())
-            for array in arrays.values():
-                pipe.send_bytes(array.tobytes())
+            pipe.send_bytes(b"".join(array.tobytes() for array in arrays.values()))
 
 
 def _limit_memory(more: int) -> None:
