@@ -224,7 +224,12 @@ def test_what_is_no_picture_of_a_digit_is_one_line(client: httpx.Client, status:
     answer = client.request("POST", "/recognize", **request_)  # type: ignore[arg-type]  # of several kinds
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
-    assert re.fullmatch(r"[^\n<>]+", answer.json()["error"])
+    says = {
+        400: "the request cannot be read",
+        415: r"send a form with the field picture, or a body of image/\.\.\. or octet-stream",
+        422: r"the form needs a file as its field picture|(the picture|cannot read the picture): [^\n<>]+",
+    }
+    assert re.fullmatch(says[status], answer.json()["error"])
 
 
 def test_it_answers_to_no_other_names(client: httpx.Client) -> None:
@@ -296,6 +301,8 @@ def test_it_serves_no_file_but_its_own(client: httpx.Client) -> None:
         answer = client.get(path)
         assert answer.text == (web.PAGE / ("index.html" if path in web.VIEWS else path[1:])).read_text()
         assert answer.headers["content-type"] == f"text/{media_type}; charset=utf-8"
+        assert client.head(path).status_code == 200
+        assert {*client.post(path).headers["allow"].split(", ")} == {"GET", "HEAD"}
     for path in ("/app.py", "/docs", "/redoc", "/style.css/", "/%2e%2e/app.py", "/..%2fapp.py", "/main.js%00"):
         assert client.get(path).status_code == 404, path
     for path in (
@@ -313,6 +320,24 @@ def test_it_serves_no_file_but_its_own(client: httpx.Client) -> None:
         with socket.create_connection(("127.0.0.1", client.base_url.port or 80), timeout=10) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {client.base_url.netloc.decode()}\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 404", path
+
+
+def test_who_asks_in_another_way_is_told_in_which_ways_there_are(client: httpx.Client) -> None:
+    for path, ways in (("/recognize", "POST"), ("/runs", "GET, POST"), ("/runs/x", "DELETE, PATCH")):
+        answer = client.put(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, ways)
+
+
+def test_a_mistake_of_the_server_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    served = web.application()
+    served.add_api_route("/broken", lambda: 1 / 0)
+    with asked(served) as client:
+        answer = client.get("/broken")
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "the server made a mistake; its terminal says more"}
+    [logged] = [record for record in caplog.records if record.name == web.__name__]
+    assert logged.exc_info
+    assert logged.exc_info[0] is ZeroDivisionError
 
 
 @pytest.fixture(scope="module")

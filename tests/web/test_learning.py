@@ -311,6 +311,23 @@ def test_two_may_watch_a_run(client: httpx.Client) -> None:
     assert client.get(f"{other.path}/frame").status_code == 404
 
 
+def test_frames_and_checkpoints_come_as_bytes_and_no_news_as_nothing(
+    monkeypatch: pytest.MonkeyPatch, client: httpx.Client
+) -> None:
+    watch = Watch(client, epochs=1, batch_size=500, learning_rate=0.5)
+    watch.change(updates="end")
+    watch.until(lambda header: header["state"] == "finished")
+    for what, name in (("frame", None), ("checkpoint", "eta0.5-seed0"), ("checkpoint?best=true", "eta0.5-seed0-best")):
+        headers = client.get(f"{watch.path}/{what}").headers
+        assert headers["content-type"] == "application/octet-stream"
+        saved_as = name and f'attachment; filename="digits-784-30-10-{name}.ckpt"'
+        assert headers.get("content-disposition") == saved_as
+    monkeypatch.setattr(web_runs, "_PATIENCE", 0.1)
+    answer = client.get(f"{watch.path}/frame", params={"after": 10**6, "points": 10**6})
+    assert (answer.status_code, answer.content) == (204, b"")
+    watch.end()
+
+
 BAD_RUNS = [({"learning_rate": value}, "learning_rate") for value in (1e9, 0, -1, "3", None, True, 1e400)] + [
     ({"hidden": [0]}, "hidden.0"),
     ({"hidden": [100_000]}, "hidden.0"),
@@ -349,6 +366,7 @@ BAD_CHANGES: list[tuple[Any, str]] = [
     ({"drawing": [[256] * 28] * 28}, "drawing"),
     ({"drawing": [["0"] * 28] * 28}, "drawing"),
     ({"stop": True}, "stop"),
+    ({"x" * 1000: True}, "x" * 300),
     ("x", "the body"),
 ]
 
@@ -379,6 +397,7 @@ def assert_refused(answer: httpx.Response, status: int, word: str) -> None:
     assert list(answer.json()) == ["error"]
     assert word in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
+    assert len(answer.json()["error"]) <= 300
 
 
 def test_no_run_of_another_name(client: httpx.Client) -> None:
@@ -501,6 +520,7 @@ def test_no_mnist_is_told(client: httpx.Client, tmp_path: Path) -> None:
         assert client.get("/runs").json()["datasets"] == ["digits"]
         assert_refused(client.post("/runs", json={"dataset": "mnist"}), 409, "--data-dir")
         assert_refused(client.get("/test-images/mnist/0"), 404, "--data-dir")
+        assert client.get("/test-images/digits/0").status_code == 200
         assert not any(tmp_path.glob("*"))  # nothing was downloaded, or begun to be
 
 
@@ -526,7 +546,7 @@ def test_words_give_the_options_back() -> None:
         "--seed",
         "9",
     ]
-    assert words_of(TrainOptions()) == []
+    assert words_of(TrainOptions(data_dir=Path("here"), output=Path("there"))) == []
     assert words_of(TrainOptions(learning_rate=30)) == ["--learning-rate", "30"]
 
 
@@ -580,17 +600,47 @@ def test_wrong_examples_are_told_in_a_line(client: httpx.Client) -> None:
     good = {"pixels": [[0] * 28] * 28, "label": 0}
     for changes, word in (
         ({"label": 10}, "label"), ({"label": "3"}, "label"), ({"pixels": [[0] * 28] * 29}, "pixels"),
+        ({"pixels": [[0] * 28] * 27}, "pixels"), ({"more": 0}, "more"),
         ({"pixels": [[-1] * 28] * 28}, "pixels"), ({"learning_rate": 0}, "learning_rate"), ({"run": 3}, "run"),
     ):  # fmt: skip
         assert_refused(client.post("/steps", json=good | changes), 422, word)
+    assert client.post("/steps", json=good).json()["learning_rate"] == 3
+    assert client.get("/test-images/digits/0").status_code == client.get("/test-images/digits/289").status_code == 200
     assert_refused(client.get("/test-images/digits/290"), 404, "from 0")
     assert_refused(client.get("/test-images/digits/-1"), 422, "place")
     assert_refused(client.get("/test-images/x/0"), 422, "dataset")
 
 
 def test_api_describes_itself(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
-    assert {"/runs", "/runs/{run}", "/runs/{run}/frame", "/runs/{run}/checkpoint", "/steps"} <= set(paths)
+    described = client.get("/openapi.json").json()
+    paths = described["paths"]
+    assert {"Network", "Steps", "Answer", "PageAnswer"} <= described["components"]["schemas"].keys()
+    found = {f"{how} {path}": {*map(int, of["responses"])} for path, ways in paths.items() for how, of in ways.items()}
+    assert found == {
+        request: {403, 421} | statuses
+        for request, statuses in {
+            "get /runs": {200},
+            "post /runs": {201, 400, 409, 422, 429},
+            "get /runs/{run}/frame": {200, 202, 204, 404, 422},
+            "patch /runs/{run}": {204, 400, 404, 422},
+            "delete /runs/{run}": {204, 404, 422},
+            "get /runs/{run}/checkpoint": {200, 404, 409, 422},
+            "post /steps": {200, 400, 404, 409, 422},
+            "get /test-images/{dataset}/{place}": {200, 404, 422},
+            "get /network": {200},
+            "post /recognize": {200, 400, 411, 413, 415, 422},
+            "post /read": {200, 400, 411, 413, 415, 422},
+        }.items()
+    }
+    content: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+    for what in ("frame", "checkpoint"):
+        answers = paths[f"/runs/{{run}}/{what}"]["get"]["responses"]
+        assert answers["200"]["content"] == {"application/octet-stream": content}
+    form = {"type": "object", "required": ["picture"], "properties": {"picture": content["schema"]}}
+    types = dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), content)
+    for path in ("/recognize", "/read"):
+        body = {"required": True, "content": {"multipart/form-data": {"schema": form}} | types}
+        assert paths[path]["post"]["requestBody"] == body
     frame = paths["/runs/{run}/frame"]["get"]["description"]
     for field in Watch(client).frame().header:
         assert f"`{field}`" in frame
