@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,8 +16,9 @@ from scipy import ndimage
 from torchdigits import Recognizer
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import ImageError, NoInkError
+from torchdigits.recognition import cuts, page
 from torchdigits.recognition.cuts import cut
-from torchdigits.recognition.ink import ink_of
+from torchdigits.recognition.ink import Ink, ink_of
 from torchdigits.recognition.preparation import look
 from torchdigits.recognition.recognizer import Page
 from torchdigits.recognition.rules import without_rules
@@ -204,6 +206,36 @@ def test_a_cut_goes_through_what_joins_two_strokes() -> None:
     assert any(mask[:, :12].sum() == left[:, :12].sum() and not left[:, 45:].any() for left in before)
 
 
+def test_a_cut_goes_through_no_more_than_2_6_widths_of_the_pen() -> None:
+    for thick, parted in ((18, True), (21, False)):
+        mask = np.zeros((40, 60), bool)
+        mask[:, 5:17] = mask[:, 45:57] = mask[10 : 10 + thick, 17:45] = True
+        assert any(piece[0, 5] and not piece[0, 50] for piece, _ in cut(mask, 7)) is parted
+        assert cuts._width(mask) == 51  # from the first column to the last
+
+
+def test_a_seam_is_the_cheapest_there_is() -> None:
+    """A pixel of ink costs 1, one of paper 0.02, and 1 more if it is reached from its side."""
+    chance = np.random.default_rng(0)
+    for width in range(1, 9):
+        mask = chance.random((6, width)) < 0.5
+        cost = np.where(mask, 1, 0.02)
+
+        def aside(row: int, start: int, end: int, cost: np.ndarray = cost) -> float:
+            reached = cost[row, start + 1 : end + 1] if start < end else cost[row, end:start]
+            return float((reached + 1).sum())
+
+        total = cost[0]
+        for row in range(1, 6):
+            total = cost[row] + [min(total[a] + aside(row, a, b) for a in range(width)) for b in range(width)]
+        found, sources = cuts._cheapest_seams(mask)
+        np.testing.assert_allclose(found, total)
+        for end in range(width):
+            seam = cuts._traced(sources, end)
+            price = sum(cost[row, seam[row]] + (aside(row, seam[row - 1], seam[row]) if row else 0) for row in range(6))
+            assert price == pytest.approx(total[end])
+
+
 def test_a_stroke_through_a_rule_stays() -> None:
     ink = np.zeros((200, 400), np.float32)
     for left in (60, 160, 260, 340):
@@ -313,3 +345,236 @@ def test_a_single_digit_has_its_box(mnist: DigitSplits) -> None:
     [[box, found]] = Recognizer().read(pixels).digits
     np.testing.assert_allclose(box, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), atol=1)
     assert (found.digit, found.sure) == (7, True)
+
+
+# The steps, on boxes that can be counted by hand
+
+
+def part(left: int, top: int, right: int, bottom: int) -> page._Part:
+    return page._Part(np.ones((bottom - top, right - left), bool), left, top)
+
+
+def box_of(one: page._Part) -> Box:
+    return one.left, one.top, one.right, one.bottom
+
+
+def test_a_part_has_its_level_along_a_slope() -> None:
+    one = part(10, 20, 30, 60)
+    assert (one.right, one.bottom, one.width, one.height, one.longest) == (30, 60, 20, 40, 40)
+    assert part(0, 0, 9, 5).longest == 9
+    assert [one.level(slope) for slope in (0, 0.5, -0.5)] == [40, 30, 50]
+
+
+def test_above_and_below_the_typical_length_is_as_much_ink() -> None:
+    assert page._typical([]) == 0
+    assert page._typical([(9, 1), (3, 10), (1, 10), (2, 10)]) == 2
+    assert [page._typical([(1, ink), (50, 100)]) for ink in (99, 101)] == [50, 1]
+
+
+def test_a_gap_is_the_distance_of_two_boxes() -> None:
+    one = part(10, 10, 20, 20)
+    for other, gap in (((23, 24, 30, 30), 5), ((12, 23, 15, 25), 3), ((1, 12, 8, 15), 2), ((15, 5, 17, 40), 0)):
+        assert page._gap(one, part(*other)) == page._gap(part(*other), one) == gap
+
+
+def test_parts_together_and_their_crops_keep_their_places() -> None:
+    boxes = ((2, 3, 6, 8), (10, 1, 12, 5), (3, 7, 11, 9))
+    mask = np.zeros((20, 30), bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    both = page._together([part(*box) for box in boxes])
+    assert box_of(both) == (2, 1, 12, 9)
+    assert np.array_equal(both.mask, mask[1:9, 2:12])
+    some = both.mask.copy()
+    some[:, :9] = False
+    crop = page._cropped(some, both)
+    assert box_of(crop) == (11, 1, 12, 5)
+    assert crop.mask.all()
+
+
+@pytest.mark.parametrize(
+    ("box", "typical", "outside"),
+    [
+        ((0, 40, 10, 60), 20, False),
+        ((0, 40, 10, 60), 9, True),  # more than 2.2 times as long as usual
+        ((0, 40, 10, 60), 10, False),
+        ((0, 40, 10, 60), 40, True),  # half as long
+        ((0, 40, 10, 60), 39, False),
+        ((40, 0, 50, 20), 5, True),
+        ((190, 40, 200, 60), 5, True),
+        ((40, 80, 50, 100), 5, True),
+        ((1, 1, 199, 99), 5, False),
+    ],
+)
+def test_what_comes_from_outside_is_at_the_edge_and_of_another_length(box: Box, typical: int, outside: bool) -> None:
+    assert page._comes_from_outside(part(*box), (100, 200), typical) is outside
+
+
+def test_spots_are_as_thick_as_long() -> None:
+    rows, columns = np.mgrid[-12:13, -12:13]
+    disc = np.hypot(rows, columns) < 12
+    assert page._is_spot(page._Part(disc, 0, 0))
+    assert not page._is_spot(page._Part(disc & (np.hypot(rows, columns) > 6), 0, 0))
+    for width, height, spot in ((24, 24, True), (10, 24, False), (24, 10, False), (9, 30, False), (30, 9, False)):
+        assert page._is_spot(part(0, 0, width, height)) is spot
+    corner = np.add.outer(np.arange(24), np.arange(24)) < 25  # a triangle, which fills half of its box
+    assert not page._is_spot(page._Part(corner, 0, 0))
+
+
+@pytest.mark.parametrize("slope", [-0.1, -0.05, 0, 0.05, 0.1])
+def test_lines_lie_along_a_slope(slope: float) -> None:
+    tops = [(x, y + round(slope * x)) for y in (100, 180) for x in range(0, 480, 60)]
+    parts = [part(x, y, x + 20, y + 40) for x, y in tops]
+    assert page._slope(parts) == pytest.approx(slope, abs=0.011)
+    chance = np.random.default_rng(0)
+    lines = page._lines([parts[n] for n in chance.permutation(len(parts))], 4)
+    assert [[box_of(one) for one in line] for line in lines] == [
+        [box_of(one) for one in parts[n : n + 8]] for n in (0, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("small", "lines"),
+    [
+        ([(100, 10, 112, 24)], 2),  # alone, and higher than three widths of the pen
+        ([(100, 10, 112, 22)], 1),
+        ([(100, 10, 112, 19), (120, 10, 132, 19)], 2),  # higher than two
+        ([(100, 10, 112, 18), (120, 10, 132, 18)], 1),
+        ([(100, 80, 112, 93)], 1),  # a piece of the digit below, 7 pixels away
+        ([(100, 79, 112, 92)], 2),  # 8 pixels: a fifth of its height
+    ],
+)
+def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(small: list[Box], lines: int) -> None:
+    large = [(x, 100, x + 20, 140) for x in range(0, 300, 50)]
+    found = page._lines([part(*box) for box in (*large, *small)], 4)
+    assert len(found) == lines
+    if lines == 2:
+        assert [box_of(one) for one in found[0]] == small
+    pieces = small if small == [(100, 80, 112, 93)] else []
+    expected = [(x, 80 if pieces and x == 100 else 100, x + 20, 140) for x in range(0, 300, 50)]
+    assert [box_of(one) for one in found[-1]] == expected
+
+
+@pytest.mark.parametrize(
+    ("boxes", "stacked"),
+    [
+        ([(0, 0, 20, 8), (2, 10, 20, 40)], [(0, 0, 20, 40)]),  # the bar of a 5
+        ([(0, 0, 20, 8), (10, 10, 28, 40)], [(0, 0, 28, 40)]),
+        ([(0, 5, 20, 28), (16, 10, 34, 40)], [(0, 5, 20, 28), (16, 10, 34, 40)]),  # beside each other
+        ([(0, 0, 20, 30), (2, 20, 20, 40)], [(0, 0, 20, 30), (2, 20, 20, 40)]),  # not above each other
+        ([(0, -30, 20, 0), (2, 5, 20, 40)], [(0, -30, 20, 0), (2, 5, 20, 40)]),  # too high for one
+        ([(0, 0, 20, 13)], []),  # dashes
+        ([(0, 0, 20, 15)], [(0, 0, 20, 15)]),
+    ],
+)
+def test_what_lies_above_is_of_one_digit_and_dashes_are_of_none(boxes: list[Box], stacked: list[Box]) -> None:
+    others = [(50 + 30 * n, 0, 70 + 30 * n, 40) for n in range(3)]
+    found = page._stacked([part(*box) for box in (*boxes, *others)])
+    assert [box_of(one) for one in found] == [*stacked, *others]
+
+
+def blank_line(height: float = 40) -> page._Line:
+    strength = np.ones((60, 300), np.float32)
+    return page._Line(3, height, Ink(strength, strength > 0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("box", "cost"),
+    [
+        ((10, 5, 30, 45), 0),
+        ((10, 5, 70, 45), 10),  # too wide
+        ((10, 5, 30, 25), 10),  # too low
+        ((10, 5, 14, 45), 5),  # too narrow
+        ((10, 5, 50, 45), 0),
+    ],
+)
+def test_a_candidate_costs_what_it_is_unlike_a_digit_of_its_line(box: Box, cost: float) -> None:
+    found = blank_line().candidate(part(*box), 2, 4, 1.5)
+    assert (found.box, found.line, found.start, found.end) == (box, 3, 2, 4)
+    assert found.cost == pytest.approx(cost + 1.5)
+    assert found.width == (box[2] - box[0]) / 40
+    assert found.pixels.shape == (784,)
+    assert found.pixels.dtype == np.uint8
+    assert found.pixels.any()
+
+
+@pytest.mark.parametrize(
+    ("lefts", "width", "spans"),
+    [
+        ((0, 19, 60), 15, [(0, 1), (1, 2), (0, 2), (2, 3)]),  # 4 pixels apart
+        ((0, 20, 60), 15, [(0, 1), (1, 2), (2, 3)]),  # 5
+        ((0, 21, 60), 20, [(0, 1), (1, 2), (0, 2), (2, 3)]),  # 41 pixels wide together
+        ((0, 22, 60), 20, [(0, 1), (1, 2), (2, 3)]),  # 42
+    ],
+)
+def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width: int, spans: list[Any]) -> None:
+    parts = [part(left, 5, left + width, 45) for left in lefts]
+    found = page._of_line(3, parts, blank_line().ink)
+    assert [(one.start, one.end) for one in found] == spans
+    assert {one.line for one in found} == {3}
+
+
+@pytest.mark.parametrize(
+    ("width", "distance", "like_one"),
+    [
+        (20, 999, None),  # half as wide as high
+        (44, 60, None),
+        (44, 61, 0.5 * 59 / 60),
+        (45, 0, 0.475),
+        (60, 90, 0.05),
+        (60, 500, 0.035),
+        (80, 0, 0),
+    ],
+)
+def test_runs_of_pieces_cost_their_cuts_and_what_the_whole_is_like_one_digit(
+    monkeypatch: pytest.MonkeyPatch, width: int, distance: float, like_one: float | None
+) -> None:
+    line, whole = blank_line(), part(30, 5, 30 + width, 45)
+    masks = [np.zeros((40, width), bool) for _ in range(3)]
+    third = width // 3
+    masks[0][:, :third] = masks[1][:21, third : 2 * third] = masks[2][:, 2 * third :] = True
+    monkeypatch.setattr(page, "cut", lambda *_: list(zip(masks, (0.0, 0.5, 2.0), strict=True)))
+    monkeypatch.setattr(page, "distances", lambda images: np.full((len(images), 10), distance))
+    found = page._pieces(whole, line.candidate(whole, 5, 6), line)
+    if like_one is None:
+        assert found == []
+        return
+    cuts = {(0, 1): 0.25, (0, 2): 1, (0, 3): 0, (1, 3): 0.25, (2, 3): 1}  # the second alone is too low
+    assert [(one.start - 5, one.end - 5) for one in found] == [*cuts]
+    edges = (30, 30 + third, 30 + 2 * third, 30 + width)
+    for one, ((first, last), cost) in zip(found, cuts.items(), strict=True):
+        assert one.box == (edges[first], 5, edges[last], 45)
+        fit = line.candidate(part(*one.box), 0, 1).cost
+        assert one.cost - fit == pytest.approx(cost + 10 * like_one * (last - first < 3))
+    monkeypatch.setattr(page, "cut", lambda *_: [(whole.mask, 0.0)])
+    assert page._pieces(whole, line.candidate(whole, 5, 6), line) == []
+
+
+def test_specks_and_short_pieces_are_no_parts() -> None:
+    mask = np.zeros((80, 300), bool)
+    strokes = [(x, 20, x + 4, 60) for x in (20, 60, 100)]
+    # Less than 0.4 squares of the pen, or no longer than 1.5 of its widths, or touching with a corner.
+    for left, top, right, bottom in (
+        *strokes,
+        (150, 20, 156, 21),
+        (170, 20, 176, 26),
+        (190, 20, 197, 22),
+        (104, 60, 106, 62),
+    ):
+        mask[top:bottom, left:right] = True
+    found = page._parts(mask, 4.0)
+    assert [box_of(one) for one in found] == [*strokes[:2], (100, 20, 106, 62), (190, 20, 197, 22)]
+    assert [int(one.mask.sum()) for one in found] == [160, 160, 164, 14]
+
+
+def test_the_strength_of_a_part_has_soft_edges_and_nothing_of_others() -> None:
+    strength = np.zeros((40, 40), np.float32)
+    strength[10:20, 10:20], strength[10:20, 20] = 0.5, 0.25
+    strength[10:20, 22:30] = 0.5
+    found = page._strength(part(10, 10, 20, 20), Ink(strength, strength > 0.4, 4.0))
+    expected = np.zeros((12, 12))
+    expected[1:11, 1:11], expected[1:11, 11] = 1, 0.5
+    np.testing.assert_allclose(found, expected)
+    assert found.dtype == np.float32
+    at_edge = page._strength(part(0, 0, 10, 10), Ink(np.ones((10, 10), np.float32), np.ones((10, 10), bool), 4.0))
+    assert at_edge.shape == (12, 12)

@@ -2,12 +2,14 @@
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 from torchdigits.commands.predict import _looked_at
 from torchdigits.errors import ImageError
+from torchdigits.recognition import workers as module
 from torchdigits.recognition.workers import Workers
 
 
@@ -46,8 +49,12 @@ def test_a_picture_gets_no_answer_of_the_one_before(monkeypatch: pytest.MonkeyPa
         for interruption in (KeyboardInterrupt, TimeoutError("of an alarm"), ZeroDivisionError):
             with monkeypatch.context() as patch:
                 patch.setattr("torchdigits.recognition.workers.json.loads", interrupted_by(interruption))
-                with pytest.raises((KeyboardInterrupt, ImageError, ZeroDivisionError)):
+                with pytest.raises((KeyboardInterrupt, ImageError, ZeroDivisionError)) as raised:
                     workers.work(io.BytesIO(b"no picture"), "look")
+                if isinstance(raised.value, ImageError):
+                    assert str(raised.value) == (
+                        "the picture: its decoder broke down; perhaps it takes more than 640 MB"
+                    )
             assert np.array_equal(workers.work(picture(), "look")["pixels"], expected)
         process = worker._process
         with pytest.raises(ImageError, match=r"^cannot read the picture: it is open as text$"):
@@ -96,9 +103,74 @@ def is_alive(process: int) -> bool:
     return listed.stdout.strip()[:1] not in ("", "Z")
 
 
-def test_ctrl_c_is_not_for_workers() -> None:
+def test_ctrl_c_is_not_for_workers_nor_is_their_stderr_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    for name in names:
+        monkeypatch.setenv(name, "3")
     with Workers() as workers:
-        assert os.getpgid(workers._all[0]._process.pid) != os.getpgid(0)
+        process = workers._all[0]._process.pid
+        assert os.getpgid(process) != os.getpgid(0)
+        if (about := Path(f"/proc/{process}")).exists():
+            assert (about / "fd" / "2").readlink() == Path(os.devnull)
+            assert {f"{name}=1".encode() for name in names} <= {*(about / "environ").read_bytes().split(b"\0")}
+
+
+class Idle:
+    """Stands in for a worker."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+    def stop(self) -> None:
+        pass
+
+
+def test_there_are_as_many_workers_as_asked_for_and_a_lane_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_Worker", Idle)
+    for workers, seconds in ((Workers(), [6]), (Workers(2, 3), [3, 3]), (module.shared("one"), [6])):
+        assert [worker.seconds for worker in workers._all] == seconds  # type: ignore[attr-defined]
+    lanes = [module.shared("one"), module.shared("two", 2, 3)]
+    assert [module.shared("one"), module.shared("two", 2, 3)] == lanes
+    assert [worker.seconds for worker in lanes[1]._all] == [3, 3]  # type: ignore[attr-defined]
+    if (child := os.fork()) == 0:  # which must not use this process's
+        os._exit(module.shared.cache_info().currsize)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_file_of_more_bytes_than_allowed_is_not_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = picture().getvalue()
+    (tmp_path / "one.png").write_bytes(content)
+    given: list[Any] = [tmp_path / "one.png", str(tmp_path / "one.png"), io.BytesIO(content)]
+    with Workers() as workers:
+        for file in given:
+            monkeypatch.setattr(module, "MOST_BYTES", len(content))
+            assert workers.work(file, "look")["pixels"].any()
+            monkeypatch.setattr(module, "MOST_BYTES", len(content) - 1)
+            given[-1].seek(0)
+            with pytest.raises(ImageError, match=f"^cannot read .*: it has .*more than the {len(content) - 1} "):
+                workers.work(file, "look")
+
+
+def test_limits_are_what_is_used_and_more_but_none_that_is_higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_utime=1.4, ru_stime=0.8))
+    endless = resource.RLIM_INFINITY
+    for hard, soft in ((endless, 7), (1000, 7), (5, 5)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, hard=hard: (endless, hard))
+        module._limit_time(4)
+        assert limits[resource.RLIMIT_CPU] == (soft, hard)
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return
+    for hard in (endless, 2**60, 5):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, hard=hard: (endless, hard))
+        module._limit_memory(2**50)
+        used = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        soft, found = limits[resource.RLIMIT_AS]
+        assert found == hard
+        assert soft == 5 if hard == 5 else soft == pytest.approx(2**50 + used, abs=2**28)
+        assert limits[resource.RLIMIT_CORE] == (0, 0)
 
 
 def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
@@ -109,5 +181,6 @@ def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
             assert isinstance(error, ImageError)
             assert str(error).startswith(f"{tmp_path / f'{number}.png'}: ")
             assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
-    with pytest.raises(ImageError, match="cannot read"), Workers() as workers:
+    with pytest.raises(ImageError) as raised, Workers() as workers:
         workers.work(tmp_path / "none.png", "look")
+    assert str(raised.value) == f"cannot read {tmp_path / 'none.png'}: No such file or directory"
