@@ -259,7 +259,7 @@ def test_a_stroke_through_a_rule_stays() -> None:
         (lambda: on_paper(written()[0], 240, 230), "its ink is too faint, 4% darker than the paper: use a darker pen"),
         (
             lambda: np.where((np.indices((300, 300)) % 30 < 3).any(0), 40, 230),
-            "nothing on it but lines, .*: use a darker pen",
+            "^the picture: there is nothing on it but lines, .*: use a darker pen, or paper without lines$",
         ),
     ],
     ids=["blank", "a shadow", "faint", "squared"],
@@ -269,13 +269,16 @@ def test_a_page_without_digits_says_why(picture: Callable[[], np.ndarray], reaso
         Recognizer().read(picture().astype(np.uint8))
 
 
-def test_more_marks_than_a_page_of_digits_has_are_refused() -> None:
+def test_more_marks_than_a_page_of_digits_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ink = np.zeros((1400, 1400), np.float32)
     for row in range(10, 1390, 20):
         for column in range(10, 1390, 20):
             ink[row : row + 12, column : column + 3] = 1
     with pytest.raises(ImageError, match=r"too many marks on it, .*: cut out the part"):
         Recognizer().read(on_paper(ink))
+    monkeypatch.setattr(page, "_MOST_CANDIDATES", 10)
+    with pytest.raises(ImageError, match=r"too many marks on it"):
+        page.candidates_on(on_paper(written()[0]).astype(np.float32))
 
 
 @settings(max_examples=60, deadline=None)
@@ -455,11 +458,20 @@ def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(s
     assert [box_of(one) for one in found[-1]] == expected
 
 
+def test_a_line_is_what_lies_within_half_a_height_and_is_half_as_high() -> None:
+    large = [(x, 100, x + 20, 140) for x in range(0, 300, 50)]
+    for lower, higher, lines in ((15, 0, [12]), (25, 0, [6, 6]), (16, 16, [12])):
+        others = [(x + 25, 100 + lower, x + 45, 140 + lower - higher) for x in range(0, 300, 50)]
+        assert [len(line) for line in page._lines([part(*box) for box in (*large, *others)], 4)] == lines
+
+
 @pytest.mark.parametrize(
     ("boxes", "stacked"),
     [
         ([(0, 0, 20, 8), (2, 10, 20, 40)], [(0, 0, 20, 40)]),  # the bar of a 5
         ([(0, 0, 20, 8), (10, 10, 28, 40)], [(0, 0, 28, 40)]),
+        ([(0, 0, 20, 12), (2, 10, 20, 40)], [(0, 0, 20, 40)]),  # which it overlaps a little
+        ([(0, 0, 20, 16), (14, 18, 34, 50)], [(0, 0, 20, 16), (14, 18, 34, 50)]),  # above, but farther to the side
         ([(0, 5, 20, 28), (16, 10, 34, 40)], [(0, 5, 20, 28), (16, 10, 34, 40)]),  # beside each other
         ([(0, 0, 20, 30), (2, 20, 20, 40)], [(0, 0, 20, 30), (2, 20, 20, 40)]),  # not above each other
         ([(0, -30, 20, 0), (2, 5, 20, 40)], [(0, -30, 20, 0), (2, 5, 20, 40)]),  # too high for one
@@ -514,6 +526,15 @@ def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width
     assert {one.line for one in found} == {3}
 
 
+def test_pieces_stand_for_their_part_and_are_no_one_digit_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pieces(one: page._Part, whole: page.Candidate, _: page._Line) -> list[page.Candidate]:
+        return [whole, whole._replace(start=whole.start + 1, end=whole.end + 1)] if one.left == 19 else []
+
+    monkeypatch.setattr(page, "_pieces", pieces)
+    found = page._of_line(3, [part(left, 5, left + 15, 45) for left in (0, 19, 38)], blank_line().ink)
+    assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
 @pytest.mark.parametrize(
     ("width", "distance", "like_one"),
     [
@@ -532,7 +553,7 @@ def test_runs_of_pieces_cost_their_cuts_and_what_the_whole_is_like_one_digit(
     line, whole = blank_line(), part(30, 5, 30 + width, 45)
     masks = [np.zeros((40, width), bool) for _ in range(3)]
     third = width // 3
-    masks[0][:, :third] = masks[1][:21, third : 2 * third] = masks[2][:, 2 * third :] = True
+    masks[0][:, :third] = masks[1][:21, third : 2 * third] = masks[2][:24, 2 * third :] = True
     monkeypatch.setattr(page, "cut", lambda *_: list(zip(masks, (0.0, 0.5, 2.0), strict=True)))
     monkeypatch.setattr(page, "distances", lambda images: np.full((len(images), 10), distance))
     found = page._pieces(whole, line.candidate(whole, 5, 6), line)
@@ -543,7 +564,7 @@ def test_runs_of_pieces_cost_their_cuts_and_what_the_whole_is_like_one_digit(
     assert [(one.start - 5, one.end - 5) for one in found] == [*cuts]
     edges = (30, 30 + third, 30 + 2 * third, 30 + width)
     for one, ((first, last), cost) in zip(found, cuts.items(), strict=True):
-        assert one.box == (edges[first], 5, edges[last], 45)
+        assert one.box == (edges[first], 5, edges[last], 29 if first else 45)
         fit = line.candidate(part(*one.box), 0, 1).cost
         assert one.cost - fit == pytest.approx(cost + 10 * like_one * (last - first < 3))
     monkeypatch.setattr(page, "cut", lambda *_: [(whole.mask, 0.0)])
@@ -558,19 +579,23 @@ def test_specks_and_short_pieces_are_no_parts() -> None:
         *strokes,
         (150, 20, 156, 21),
         (170, 20, 176, 26),
-        (190, 20, 197, 22),
+        (190, 20, 199, 21),
         (104, 60, 106, 62),
     ):
         mask[top:bottom, left:right] = True
     found = page._parts(mask, 4.0)
-    assert [box_of(one) for one in found] == [*strokes[:2], (100, 20, 106, 62), (190, 20, 197, 22)]
-    assert [int(one.mask.sum()) for one in found] == [160, 160, 164, 14]
+    assert [box_of(one) for one in found] == [*strokes[:2], (100, 20, 106, 62), (190, 20, 199, 21)]
+    assert [int(one.mask.sum()) for one in found] == [160, 160, 164, 9]
+    wide = np.zeros((80, 300), bool)
+    wide[10:70, 20:30] = wide[40, 100:120] = True
+    assert [box_of(one) for one in page._parts(wide, 10.0)] == [(20, 10, 30, 70)]
 
 
 def test_the_strength_of_a_part_has_soft_edges_and_nothing_of_others() -> None:
     strength = np.zeros((40, 40), np.float32)
     strength[10:20, 10:20], strength[10:20, 20] = 0.5, 0.25
     strength[10:20, 22:30] = 0.5
+    strength[15, 15] = 0.9  # darker than most
     found = page._strength(part(10, 10, 20, 20), Ink(strength, strength > 0.4, 4.0))
     expected = np.zeros((12, 12))
     expected[1:11, 1:11], expected[1:11, 11] = 1, 0.5

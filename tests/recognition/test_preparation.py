@@ -20,6 +20,7 @@ from torchdigits.recognition.steps import (
     centre,
     find_ink,
     is_mnist_like,
+    keep_ink,
     match_stroke,
     remove_paper,
     scale,
@@ -149,6 +150,41 @@ def test_of_a_sheet_on_a_table_nothing_but_the_sheet_is_looked_at() -> None:
         assert (found == 30).sum() == (sheet == 30).sum()
 
 
+@pytest.mark.parametrize(
+    ("ink", "rows", "columns"),
+    [
+        (np.s_[60:160, 90:120], (40, 180), (70, 140)),
+        (np.s_[0:100, 2:32], (0, 120), (0, 52)),
+        (np.s_[140:240, 190:220], (120, 240), (170, 220)),
+    ],
+)
+def test_ink_is_found_with_a_margin_of_a_fifth_of_its_length(
+    ink: tuple[slice, slice], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    grey = np.full((240, 220), 230, np.float32)
+    grey[ink] = 20
+    found = find_ink(grey)[:2]
+    np.testing.assert_allclose([(side.start, side.stop) for side in found], [rows, columns], atol=2)
+    assert np.count_nonzero(grey[found] == 20) == np.count_nonzero(grey == 20)
+
+
+@pytest.mark.parametrize(("size", "near", "far"), [(140, 5, 8), (28, 1, 2)])
+def test_ink_keeps_soft_edges_as_wide_as_a_twentieth_of_its_length(size: int, near: int, far: int) -> None:
+    """Its length is what the margins leave; at least a pixel and a half."""
+    flat, half = np.zeros((size, size), np.float32), size // 2
+    flat[: half + 8, half - 10 : half + 10] = 0.2
+    flat[:half, half - 2 : half + 2] = 0.8
+    for paper in (0, 0.5):
+        ink = keep_ink(flat + paper * (1 - flat))
+        assert ink[:half, half - 2 : half + 2].min() > 0.9
+        assert ink[0, half - 2 - near] > 0.1
+        assert ink[0, half - 2 - far] == 0
+        assert ink[half + near - 1, half] > 0.1
+        assert ink[half + far - 1, half] == 0
+    with pytest.raises(NoInkError, match="too little contrast"):
+        keep_ink(flat - 1)
+
+
 def test_what_lies_along_the_edge_is_dropped_if_there_is_something_else() -> None:
     """Along more than a fifth of it, or in a corner; a digit in parts is not, however few pixels it has."""
     digit = np.zeros((40, 40), bool)
@@ -157,6 +193,10 @@ def test_what_lies_along_the_edge_is_dropped_if_there_is_something_else() -> Non
         (np.s_[0, 2:38], True),
         (np.s_[0, 4:36], False),
         (np.s_[36:, 39], True),
+        (np.s_[36:, 0], True),
+        (np.s_[:4, 0], True),
+        (np.s_[0, :4], True),
+        (np.s_[0, 36:], True),
         (np.s_[35:39, 39], False),
     ):
         ink = digit.copy()

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from torchdigits.commands.predict import _looked_at
-from torchdigits.errors import ImageError
+from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers as module
 from torchdigits.recognition.workers import Workers
 
@@ -50,7 +50,7 @@ def test_a_picture_gets_no_answer_of_the_one_before(monkeypatch: pytest.MonkeyPa
             with monkeypatch.context() as patch:
                 patch.setattr("torchdigits.recognition.workers.json.loads", interrupted_by(interruption))
                 with pytest.raises((KeyboardInterrupt, ImageError, ZeroDivisionError)) as raised:
-                    workers.work(io.BytesIO(b"no picture"), "look")
+                    workers.work(picture(), "look")
                 if isinstance(raised.value, ImageError):
                     assert str(raised.value) == (
                         "the picture: its decoder broke down; perhaps it takes more than 640 MB"
@@ -70,14 +70,22 @@ def interrupted_by(error: Any) -> Callable[[bytes], object]:
     return interrupt
 
 
-def test_a_mistake_of_ours_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_told_as_one_and_too_little_memory_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import torchdigits.recognition.preparation as steps\nsteps.TASKS['look'] = lambda content: 1 / 0\n"
+        "import torchdigits.recognition.preparation as steps\n"
+        "steps.TASKS |= {'look': lambda content: 1 / 0, 'steps': lambda content: bytes(2**50)}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
-    with Workers() as workers, pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
-        workers.work(picture(), "look")
+    with Workers() as workers:
+        with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
+            workers.work(picture(), "look")
+        process = workers._all[0]._process
+        with pytest.raises(ImageError, match=r"^the picture: it would take more than 640 MB to decode$"):
+            workers.work(picture(), "steps")
+        assert workers._all[0]._process is not process  # which may have kept some
 
 
 def test_workers_end_when_they_are_closed_or_their_parent_ends() -> None:
@@ -181,6 +189,10 @@ def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
             assert isinstance(error, ImageError)
             assert str(error).startswith(f"{tmp_path / f'{number}.png'}: ")
             assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
-    with pytest.raises(ImageError) as raised, Workers() as workers:
-        workers.work(tmp_path / "none.png", "look")
+    Image.new("L", (40, 40)).save(blank := io.BytesIO(), "png")
+    with Workers() as workers:
+        with pytest.raises(ImageError) as raised:
+            workers.work(tmp_path / "none.png", "look")
+        with pytest.raises(NoInkError, match=r"^the picture: there is no ink on it$"):
+            workers.work(io.BytesIO(blank.getvalue()), "look")
     assert str(raised.value) == f"cannot read {tmp_path / 'none.png'}: No such file or directory"
