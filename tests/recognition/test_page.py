@@ -460,8 +460,8 @@ def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(s
 
 def test_a_line_is_what_lies_within_half_a_height_and_is_half_as_high() -> None:
     large = [(x, 100, x + 20, 140) for x in range(0, 300, 50)]
-    for lower, higher, lines in ((15, 0, [12]), (25, 0, [6, 6]), (16, 16, [12])):
-        others = [(x + 25, 100 + lower, x + 45, 140 + lower - higher) for x in range(0, 300, 50)]
+    for lower, higher, end, lines in ((15, 0, 300, [12]), (25, 0, 300, [6, 6]), (16, 16, 150, [9])):
+        others = [(x + 25, 100 + lower, x + 45, 140 + lower - higher) for x in range(0, end, 50)]
         assert [len(line) for line in page._lines([part(*box) for box in (*large, *others)], 4)] == lines
 
 
@@ -588,6 +588,7 @@ def test_specks_and_short_pieces_are_no_parts() -> None:
     assert [int(one.mask.sum()) for one in found] == [160, 160, 164, 9]
     wide = np.zeros((80, 300), bool)
     wide[10:70, 20:30] = wide[40, 100:120] = True
+    wide[40:66, 290:] = True  # comes in from outside
     assert [box_of(one) for one in page._parts(wide, 10.0)] == [(20, 10, 30, 70)]
 
 
