@@ -1,5 +1,7 @@
 """Runs that a page watches, and one example step by step, asked for as the page asks, and as it never would."""
 
+import asyncio
+import errno
 import json
 import os
 import signal
@@ -7,6 +9,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
@@ -19,15 +23,22 @@ from conftest import served
 
 from torchdigits import SigmoidMLP, load_network
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.errors import OptionError
 from torchdigits.files.networks import load_network as load
 from torchdigits.proof.example import step_through
-from torchdigits.recognition.measuring import measure
+from torchdigits.recognition.measuring import Measurement, measure
+from torchdigits.training.live import live_run
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
 from torchdigits.web import runs as web_runs
+from torchdigits.web import watched as web_watched
 from torchdigits.web.app import application
 from torchdigits.web.learning import words_of
+from torchdigits.web.runs import NoSuchRunError, Runs, TooManyRunsError
+from torchdigits.web.schemas import CannotNowError
 from torchdigits.web.stepping import packed
+from torchdigits.web.trainer import Trainer
+from torchdigits.web.watched import Watched
 
 SLOW = 60  # seconds that a busy machine may take
 BEGUN: list[str] = []  # runs that a test began
@@ -644,3 +655,519 @@ def test_api_describes_itself(client: httpx.Client) -> None:
     frame = paths["/runs/{run}/frame"]["get"]["description"]
     for field in Watch(client).frame().header:
         assert f"`{field}`" in frame
+
+
+# The parts of a run's process in this one, by a clock that the tests turn
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(web_watched, name, clock)
+    return clock
+
+
+@contextmanager
+def watched_run(digits: DigitSplits) -> Iterator[Watched]:
+    """A run of 122 updates an epoch, whose engine is there."""
+    options = TrainOptions(dataset="digits", epochs=2, accelerator="cpu", engine="eager")
+    with live_run(options, digits) as run:
+        while run.engine is None:
+            sleep(0.001)
+        yield Watched(run)
+
+
+def header_of(frame: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(frame[4 : 4 + int.from_bytes(frame[:4], "little")])
+    return header
+
+
+def test_a_pace_is_kept_to_the_update(digits: DigitSplits, clock: Clock) -> None:
+    with watched_run(digits) as watched:
+        assert watched.work() is None  # paused
+        clock.now += 5  # which is not made up for
+        watched.set(pace=10, updates=6)
+        taken = []
+        for passed in (0, 0.0625, 0.0625, 0.25, 0.0625, 1, 0):
+            clock.now += passed
+            taken.append((watched.work(), watched.run.updates))
+        pauses = [None if pause is None else round(pause, 6) for pause, _ in taken]
+        assert [updates for _, updates in taken] == [0, 0, 1, 3, 4, 6, 6]
+        assert pauses == [0.1, 0.0375, 0.075, 0.025, 0.0625, None, None]
+        clock.now += 5
+        watched.set(updates=100)
+        assert watched.work() == pytest.approx(0.1)
+        assert watched.run.updates == 6
+        watched.set(pace=0)
+        assert (watched.work(), watched.run.updates) == (None, 106)
+        assert watched.run.epochs == 0
+
+
+def test_a_turn_is_short_and_has_more_updates_the_faster_they_are(
+    digits: DigitSplits, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[int] = []
+    with watched_run(digits) as watched:
+        advance = watched.run.advance
+
+        def slow(most: int) -> int:
+            asked_for.append(most)
+            clock.now += most / 512  # so that ten fit into a turn
+            return advance(most)
+
+        monkeypatch.setattr(watched.run, "advance", slow)
+        watched.set(updates=45)
+        turns = [0]
+        while watched.work() == 0:
+            turns.append(watched.run.updates)
+        assert turns == [0, 11, 31]
+        assert asked_for == [1, 10, 10, 10, 10, 4]
+        assert watched.run.updates == 45
+
+
+def test_the_speed_is_that_of_the_last_half_second_or_more(digits: DigitSplits, clock: Clock) -> None:
+    with watched_run(digits) as watched:
+        speeds = []
+        for updates, passed in ((20, 0.5), (0, 0.3), (10, 0.6), (0, 0.4), (0, 0.2)):
+            watched.set(updates=updates)
+            watched.work()
+            clock.now += passed
+            speeds.append(header_of(watched.frame(0))["speed"])
+        assert speeds == [0, 25, 16.7, 16.7, 0]
+
+
+def test_the_curves_get_a_point_at_most_every_quarter_second_or_tenth_of_the_time(
+    digits: DigitSplits, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched_run(digits) as watched:
+        measure_now = watched.run.measure
+
+        def slow() -> Measurement:
+            clock.now += 0.125
+            return measure_now()
+
+        for passed, takes_time in ((0.1875, False), (0.0625, False), (0.3, True), (0.875, True), (0.4, True)):
+            if takes_time:
+                monkeypatch.setattr(watched.run, "measure", slow)
+            clock.now += passed
+            watched.set(updates=1)
+            watched.work()
+        assert [point[0] for point in watched.points] == [0, 2, 3, 5]
+        monkeypatch.setattr(web_watched, "_MOST_POINTS", 4)
+        for updates in (10, "end"):
+            clock.now += 2
+            watched.set(updates=updates)
+            while watched.work() == 0:
+                pass
+        assert [point[0] for point in watched.points] == [0, 2, 3, 5, 122, 244]  # then those of an epoch's end alone
+        cost, correct, recall = watched.points[-1][1:]
+        last = measure(watched.run.network, digits.validation)
+        assert (cost, correct) == (round(last.cost, 5), last.correct)
+        assert recall == [round(share, 3) for share in (last.recognised / last.images).tolist()]
+        assert header_of(watched.frame(2))["points"] == watched.points[2:]
+        monkeypatch.setattr(web_watched, "POINTS", 3)
+        assert header_of(watched.frame(1))["points"] == watched.points[1:4]
+
+
+def test_versions_count_what_a_frame_would_show(digits: DigitSplits, clock: Clock) -> None:
+    with watched_run(digits) as watched:
+        versions = [watched.version]
+        for changes in ({"updates": 1}, {"drawing": None}, {"pace": 5}):
+            watched.set(**changes)
+            watched.work()
+            versions.append(watched.version)
+            watched.work()
+            assert watched.version == versions[-1]
+        assert versions == sorted(set(versions))
+        assert header_of(watched.frame(0)) | {"points": [], "full": 0, "engine": ""} == {
+            "version": versions[-1], "state": "paused", "problem": "", "updates": 1, "updates_in_epoch": 122,
+            "epochs": 0, "learning_rate": 3, "pace": 5, "speed": 0, "engine": "", "engine_name": "eager",
+            "unlike_train": "", "validation_images": 290, "points": [], "point": 0, "best": None, "test": None,
+            "answer": None, "neurons": 30, "shown": 30, "full": 0,
+        }  # fmt: skip
+        watched.run.exact = False
+        assert header_of(watched.frame(9))["unlike_train"] == (
+            "its single updates cannot be compiled here to the last bit"
+        )
+        assert header_of(watched.frame(9))["point"] == 1
+
+
+class Asked:
+    """Who asks a trainer, through its pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.last = pipe, 0
+
+    def tell(self, do: str, **message: Any) -> int:
+        self.last += 1
+        self.pipe.send_bytes(json.dumps({"do": do, "id": self.last, **message}).encode())
+        return self.last
+
+    def hear(self) -> tuple[dict[str, Any], bytes]:
+        assert self.pipe.poll(SLOW)
+        return json.loads(self.pipe.recv_bytes()), self.pipe.recv_bytes()
+
+    def ask(self, do: str, **message: Any) -> tuple[dict[str, Any], bytes]:
+        number = self.tell(do, **message)
+        answer, content = self.hear()
+        assert answer.pop("id") == number
+        return answer, content
+
+    def frame(self, after: int = -1, points: int = 0, patience: float = SLOW) -> int:
+        return self.tell("frame", after=after, points=points, patience=patience)
+
+
+@pytest.fixture
+def trainer() -> Iterator[tuple[Trainer, Asked]]:
+    ours, theirs = Pipe()
+    trainer, asked = Trainer(theirs), Asked(ours)
+    with ThreadPoolExecutor(1) as beside:
+        loop = beside.submit(trainer.loop)
+        try:
+            yield trainer, asked
+            assert asked.ask("end") == ({}, b"")
+        finally:
+            ours.close()
+    assert isinstance(loop.exception(), EOFError | ConnectionResetError)
+
+
+DIGITS = {"options": TrainOptions(dataset="digits", epochs=1, accelerator="cpu", engine="eager").to_plain()}
+
+
+def test_a_trainer_without_a_run_says_so(trainer: tuple[Trainer, Asked]) -> None:
+    _, asked = trainer
+    nothing: list[tuple[str, dict[str, Any]]] = [("set", {"changes": {}}), ("checkpoint", {"best": False}), ("x", {})]
+    for do, message in nothing:
+        assert asked.ask(do, **message) == ({"error": "there is no such run"}, b"")
+    number = asked.frame()
+    assert asked.hear() == ({"error": "there is no such run", "id": number}, b"")
+
+
+def test_a_trainer_answers_as_soon_as_there_is_something_new(trainer: tuple[Trainer, Asked]) -> None:
+    _, asked = trainer
+    assert asked.ask("begin", **DIGITS) == ({}, b"")
+    number = asked.frame()
+    answer, frame = asked.hear()
+    assert answer == {"over": False, "id": number}
+    header = header_of(frame)
+    asked.ask("set", changes={"updates": 1})
+    while header["updates"] == 0 or header["state"] != "paused":
+        asked.frame(header["version"])
+        header = header_of(asked.hear()[1])
+    seen = header["version"], len(header["points"])
+    asked.frame(*seen, patience=0)
+    waiting = asked.frame(*seen)
+    assert asked.ask("checkpoint", best=True)[0]["error"].startswith("no epoch has ended")
+    assert "Traceback" in asked.ask("set", changes={"drawing": [1]})[0]["mistake"]
+    assert asked.ask("set", changes={"learning_rate": -1})[0]["error"].startswith("learning rate -1: ")
+    assert not asked.pipe.poll(0.1)
+    number = asked.tell("set", changes={"updates": 1})
+    assert asked.hear() == ({"id": number}, b"")
+    answer, frame = asked.hear()
+    assert answer == {"over": False, "id": waiting}  # and who has given up gets none
+    assert header_of(frame)["version"] > header["version"]
+    ended = asked.frame(10**9, 10**9)
+    number = asked.tell("begin", **DIGITS)
+    assert asked.hear() == ({"error": "there is no such run", "id": ended}, b"")
+    assert asked.hear() == ({"id": number}, b"")
+
+
+def test_a_trainer_sends_no_more_frames_than_an_eye_can_follow(trainer: tuple[Trainer, Asked]) -> None:
+    _, asked = trainer
+    asked.ask("begin", **DIGITS)
+    start, versions = monotonic(), [-1]
+    for _ in range(4):
+        asked.ask("set", changes={})
+        asked.frame(versions[-1], 10**6)
+        versions.append(header_of(asked.hear()[1])["version"])
+    assert monotonic() - start >= 3 * 0.04
+    assert versions == sorted(set(versions))
+
+
+def test_a_run_that_ends_or_diverges_is_over(trainer: tuple[Trainer, Asked]) -> None:
+    inside, asked = trainer
+    for poisoned, state in ((False, "finished"), (True, "failed")):
+        asked.ask("begin", **DIGITS)
+        watched = inside._watched
+        assert watched is not None
+        if poisoned:
+            watched.run.parameters["layers.0.weight"][0, 0] = torch.nan
+        asked.ask("set", changes={"updates": "end"})
+        header: dict[str, Any] = {"version": -1}
+        over = False
+        while not over:
+            asked.frame(header["version"])
+            answer, frame = asked.hear()
+            header, over = header_of(frame), answer["over"]
+            assert over == (header["state"] in ("finished", "failed"))
+        assert header["state"] == state
+        assert header["problem"][:24] == ("epoch 1: weights are NaN" if poisoned else "")
+        assert len(asked.ask("checkpoint", best=not poisoned)[1]) > 10_000
+
+
+# Runs, with processes that only say that they train
+
+
+class StandIn:
+    """A process that keeps what it hears, and answers what a test says."""
+
+    def __init__(self, answers: "Answers") -> None:
+        self.answers, self.heard = answers, list[dict[str, Any]]()
+        self.over, self.alive, self.ends = False, True, False
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def ask(self, message: dict[str, Any], _: float) -> bytes:
+        self.heard.append(message)
+        await self.answering.wait()
+        answer = self.answers(message) if self.alive else EOFError()
+        self.alive = self.alive and not isinstance(answer, EOFError)
+        self.over = self.over or self.ends
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.heard.append(message)
+
+    def stop(self) -> None:
+        self.alive = False
+
+
+Answers = Callable[[dict[str, Any]], bytes | Exception]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, *answers: Answers | Exception) -> list[StandIn]:
+    """The processes that are started from now on, which answer so, one after the other; an exception: it cannot."""
+    started: list[StandIn] = []
+    left = list(answers)
+
+    def start() -> StandIn:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        started.append(StandIn(answer))
+        return started[-1]
+
+    monkeypatch.setattr(web_runs, "TrainingProcess", start)
+    return started
+
+
+def well(_: dict[str, Any]) -> bytes:
+    return b"well"
+
+
+def refusing(what: str, error: Exception) -> Answers:
+    return lambda message: error if message["do"] == what else b"well"
+
+
+OPTIONS = TrainOptions(dataset="digits", seed=5)
+NO_PROCESS = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+NO_PROCESS_WORDS = "^no process can be started: Resource temporarily unavailable$"
+
+
+def test_that_no_process_can_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        runs = Runs(1)
+        stand_in(monkeypatch, NO_PROCESS, refusing("set", EOFError()), NO_PROCESS)
+        with pytest.raises(TooManyRunsError, match=NO_PROCESS_WORDS):
+            runs.begin(OPTIONS)
+        assert (runs.going, runs.waiting) == (0, 0)
+        first, second = runs.begin(OPTIONS), runs.begin(OPTIONS)
+        assert [runs.turn_of(first), runs.turn_of(second)] == [0, 1]
+        assert await runs.ask(second, "frame") is None
+        with pytest.raises(CannotNowError, match=r"^the run waits for its turn$"):
+            await runs.checkpoint(second)
+        with pytest.raises(NoSuchRunError, match=r"^the process that trained it has ended: start over$"):
+            await runs.ask(first, "set", changes={})
+        with pytest.raises(OptionError, match=NO_PROCESS_WORDS):
+            await runs.ask(second, "frame")
+        assert (runs.going, runs.waiting, runs.turn_of(second)) == (0, 0, 0)
+
+    monkeypatch.setattr(web_runs, "_TURN", 0.01)
+    asyncio.run(ask())
+
+
+def test_a_process_that_ends_before_a_run_begins_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        runs = Runs(1)
+        ending = refusing("begin", EOFError())
+        started = stand_in(monkeypatch, ending, well)
+        run = runs.begin(OPTIONS)
+        for changes in ({"pace": 3}, {"updates": 7}):
+            await runs.change(run, changes)
+        assert await runs.ask(run, "frame", after=4) == b"well"
+        assert await runs.checkpoint(run) == b"well"
+        await runs.change(run, {"updates": 0})
+        begin, *rest = started[1].heard
+        assert begin == {"do": "begin", "options": OPTIONS.to_plain()} == started[0].heard[0]
+        assert rest == [
+            {"do": "set", "changes": {"pace": 3, "updates": 7}},
+            {"do": "frame", "patience": 10, "after": 4},
+            {"do": "checkpoint", "best": False},
+            {"do": "set", "changes": {"updates": 0}},
+        ]
+        for answers, error, words in (
+            ((ending, NO_PROCESS), OptionError, NO_PROCESS_WORDS),
+            ((ending, ending), NoSuchRunError, "^the process that trained it has ended: start over$"),
+            ((refusing("begin", OptionError("no such precision")),), OptionError, "^no such precision$"),
+        ):
+            runs = Runs(1)
+            started = stand_in(monkeypatch, *answers)
+            run = runs.begin(OPTIONS)
+            with pytest.raises(error, match=words):
+                await runs.ask(run, "checkpoint")
+            assert [process.heard[0] for process in started] == [begin] * len(started)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("silent", ["begin", "set"])
+def test_a_process_that_does_not_answer_is_stopped_and_its_run_ends(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        runs = Runs(1)
+        started = stand_in(monkeypatch, refusing(silent, TimeoutError()), refusing("frame", TimeoutError()))
+        run, other = runs.begin(OPTIONS), runs.begin(OPTIONS)
+        with pytest.raises(NoSuchRunError, match="start over"):
+            await runs.ask(run, "set", changes={})
+        with pytest.raises(NoSuchRunError, match="start over"):
+            runs.find(run.name)
+        assert [process.alive for process in started] == [False, True]
+        assert await runs.ask(other, "frame") is None  # there may be nothing new
+        assert await runs.ask(other, "set", changes={}) == b"well"
+        assert runs.find(other.name) is other
+        monkeypatch.setattr(started[1], "tell", busy)
+        runs.end(other)
+        assert not started[1].alive
+
+    def busy(_: dict[str, Any]) -> None:
+        raise CannotNowError("it reads nothing")
+
+    asyncio.run(ask())
+
+
+def test_of_runs_that_are_over_the_one_asked_for_longest_ago_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+
+    async def ask() -> None:
+        runs = Runs(1)
+        started = stand_in(monkeypatch, *[well] * (web_runs.MOST_OVER + 1))
+        over = []
+        for place in range(web_runs.MOST_OVER):
+            over.append(runs.begin(OPTIONS))
+            await over[-1].begun.wait()
+            runs.warm_up()  # no more than there are places
+            assert (runs.going, len(started)) == (1, place + 1)
+            started[-1].ends = True
+            await runs.ask(over[-1], "frame")
+            assert runs.going == 0
+        runs.warm_up()
+        runs.end(runs.begin(OPTIONS))  # on one that idles
+        started[-1].stop()
+        clock.now += 1
+        assert all(runs.find(run.name) is run for run in [over[0], *over[2:]])
+        new = runs.begin(OPTIONS)
+        assert await runs.ask(new, "frame") == b"well"
+        assert [message["do"] for message in started[1].heard] == ["begin", "frame", "end", "begin", "frame"]
+        with pytest.raises(NoSuchRunError, match=r"^there is no such run; .* 30 s: start over$"):
+            runs.find(over[1].name)
+        with pytest.raises(NoSuchRunError, match=r"^the run has ended: start over$"):
+            await runs.ask(over[1], "frame")  # who had asked just before
+
+    monkeypatch.setattr(web_runs, "monotonic", clock)
+    asyncio.run(ask())
+
+
+def test_runs_and_processes_end_when_nobody_has_used_them_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pause = Clock(), asyncio.sleep
+
+    async def ask() -> None:
+        async def a_moment() -> None:
+            for _ in range(20):
+                await now()
+
+        runs = Runs(2)
+        started = stand_in(monkeypatch, well, well, well)
+        async with runs.open():
+            run, other = runs.begin(OPTIONS), runs.begin(OPTIONS)
+            await runs.ask(run, "set", changes={})
+            started[0].answering.clear()
+            asked_for = asyncio.create_task(runs.ask(run, "frame"))
+            clock.now += web_runs.GONE
+            await a_moment()
+            assert runs.find(other.name) is other
+            clock.now += web_runs.GONE + 1
+            await a_moment()
+            assert (runs.going, [process.alive for process in started]) == (1, [True, True])  # one waits for its frame
+            with pytest.raises(NoSuchRunError, match=r"^there is no such run; .* 30 s: start over$"):
+                runs.find(other.name)
+            started[0].answering.set()
+            assert await asked_for == b"well"
+            clock.now += web_runs.GONE + 1
+            await a_moment()
+            assert (runs.going, [process.alive for process in started]) == (0, [True, True])
+            clock.now += web_runs.IDLE
+            await a_moment()
+            assert [process.alive for process in started] == [True, True]
+            clock.now += 1
+            await a_moment()
+            assert [process.alive for process in started] == [False, False]
+            runs.begin(OPTIONS)
+        assert not started[2].alive
+
+    monkeypatch.setattr(web_runs, "monotonic", clock)
+    monkeypatch.setattr(asyncio, "sleep", lambda _: pause(0))
+    now = partial(pause, 0)
+    asyncio.run(ask())
+
+
+def test_what_is_refused_as_a_run_ends_is_told_as_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        runs = Runs(1)
+        started = stand_in(monkeypatch, refusing("checkpoint", OptionError("none is the best")))
+        run = runs.begin(OPTIONS)
+        with pytest.raises(OptionError, match="none is the best"):
+            await runs.checkpoint(run, best=True)
+        started[0].answering.clear()
+        asked_for = asyncio.create_task(runs.checkpoint(run))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert started[0].heard[-1] == {"do": "checkpoint", "best": False}
+        runs.end(run)
+        started[0].answering.set()
+        with pytest.raises(NoSuchRunError, match=r"^the run has ended: start over$"):
+            await asked_for
+        assert started[0].heard[-1] == {"do": "end"}
+        started[0].answering.clear()
+        run = runs.begin(OPTIONS)
+        await runs.change(run, {"pace": 3})
+        await asyncio.sleep(0)
+        runs.end(run)
+        started[0].answering.set()
+        assert run.beginning is not None
+        await run.beginning
+        assert [message["do"] for message in started[0].heard[-2:]] == ["begin", "end"]
+
+    asyncio.run(ask())
+
+
+def test_there_are_as_many_places_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7}, raising=False)
+    assert (Runs().places, Runs(5).places) == (3, 5)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    for cores, places in ((7, 7), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert Runs().places == places

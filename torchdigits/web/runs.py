@@ -21,6 +21,7 @@ _PATIENCE = 10.0  # seconds until a page that waits for a frame is told that the
 _TURN = 1.0  # seconds until one whose run waits for a place is told again how many are before it
 _SILENCE = 60.0  # seconds until a process that does not answer is taken for dead; reading MNIST takes three
 _ENDED = "the run has ended: start over"
+_NO_PROCESS = "no process can be started: {}"
 
 
 class NoSuchRunError(TorchDigitsError):
@@ -55,6 +56,11 @@ class Run:
         self.beginning: asyncio.Task[None] | None = None
         self.problem = ""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is not yet its turn."""
+        return self.process is None and not self.problem
+
 
 class Runs:
     """All runs of a server.
@@ -88,7 +94,7 @@ class Runs:
 
     @property
     def waiting(self) -> int:
-        return sum(run.process is None for run in self._runs.values())
+        return sum(run.waits for run in self._runs.values())
 
     def warm_up(self) -> None:
         """Start the processes, so that a run can begin at once."""
@@ -103,18 +109,16 @@ class Runs:
         Raises:
             TooManyRunsError: too many wait already, or no process can be started.
         """
-        self._end_forsaken()
         if self.waiting >= MOST_WAITING:
             raise TooManyRunsError(
                 f"{self.waiting} runs wait already for this machine's {self.places} cores; try later"
             )
         run = Run(options)
         self._runs[run.name] = run
-        try:
-            self._give_places()
-        except OSError as error:
+        self._give_places()
+        if run.problem:
             del self._runs[run.name]
-            raise TooManyRunsError(f"no process can be started: {error.strerror}") from error
+            raise TooManyRunsError(run.problem)
         return run
 
     def find(self, name: str) -> Run:
@@ -130,7 +134,7 @@ class Runs:
 
     def turn_of(self, run: Run) -> int:
         """How many wait before it, itself included; 0 if it has begun."""
-        waiting = [other for other in self._runs.values() if other.process is None]
+        waiting = [other for other in self._runs.values() if other.waits]
         return waiting.index(run) + 1 if run in waiting else 0
 
     async def ask(self, run: Run, do: str, **message: Any) -> bytes | None:
@@ -212,8 +216,13 @@ class Runs:
 
     def _give_places(self) -> None:
         for run in [*self._runs.values()]:
-            if run.process is None and not run.problem and self.going < self.places:
-                run.process = self._free_process()
+            if run.waits and self.going < self.places:
+                try:
+                    run.process = self._free_process()
+                except OSError as error:
+                    run.problem = _NO_PROCESS.format(error.strerror)
+                    run.begun.set()
+                    continue
                 run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
 
@@ -246,14 +255,15 @@ class Runs:
             except TorchDigitsError as error:
                 run.problem = str(error)
                 break
-            except OSError as error:
-                run.problem = f"no process can be started: {error.strerror}"
-                break
             except EOFError:
                 continue
-            except TimeoutError:
-                run.process.stop()
+            except TimeoutError:  # which is an OSError too
+                if run.process is not None:
+                    run.process.stop()
                 self.end(run)
+            except OSError as error:
+                run.problem = _NO_PROCESS.format(error.strerror)
+                break
         run.begun.set()
 
     def _end_forsaken(self) -> None:

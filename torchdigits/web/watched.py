@@ -46,7 +46,7 @@ class Watched:
         self._shown_state, self._eager_portion = "", 1
         self._next_measure = 0.0
         self._speed = (perf_counter(), 0, 0.0)
-        self._add_point(run.measure())
+        self._add_point()
 
     @property
     def state(self) -> str:
@@ -164,11 +164,12 @@ class Watched:
                 epoch = self.run.epochs
                 self._add_point(self.run.latest)
         if monotonic() >= self._next_measure and not self.run.finished and len(self.points) < _MOST_POINTS:
-            self._add_point(self.run.measure())
+            self._add_point()
 
-    def _add_point(self, measured: Measurement) -> None:
+    def _add_point(self, measured: Measurement | None = None) -> None:
         """Take down a point of the curves: updates, cost, images recognised, and the share of each digit's."""
         start = monotonic()
+        measured = measured or self.run.measure()
         recall = (measured.recognised / measured.images.clamp(min=1)).tolist()
         if not self.points or self.points[-1][0] < self.run.updates:
             self.points.append(
