@@ -129,11 +129,14 @@ def test_single_updates_with_other_bits_are_told(
 def test_it_waits_for_the_compiler(digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready: list[bool] = []
     stopped: list[bool] = []
+    in_time: list[bool] = []
 
     class Slow(Uncompiled):
         def library(self) -> Train:
-            while not ready:
+            end = time.monotonic() + 20
+            while not ready and time.monotonic() < end:
                 time.sleep(0.01)
+            in_time.append(time.monotonic() < end)
             return super().library()
 
         def stop(self) -> None:
@@ -156,6 +159,10 @@ def test_it_waits_for_the_compiler(digits: DigitSplits, tmp_path: Path, monkeypa
         assert run.advance(500) == run.updates == 121  # a whole block, which needs no single ones
         assert len(stopped) == 1  # what compiled the block
     assert len(stopped) == 3  # that again, and what still compiled single ones
+    ready.clear()
+    with live_run(options(tmp_path, engine="compiled"), digits) as run:
+        assert run.waits(1)
+    assert False not in in_time  # nobody has waited for the end of what was still being compiled
 
 
 def test_the_learning_rate_may_change_on_the_way(digits: DigitSplits, tmp_path: Path) -> None:
@@ -196,6 +203,7 @@ def test_a_learning_rate_that_no_update_was_taken_with_changes_nothing(digits: D
 def test_measures_are_those_of_the_network_of_the_moment(digits: DigitSplits, tmp_path: Path) -> None:
     with live_run(options(tmp_path), digits) as run:
         assert not run.epochs
+        assert (run.latest, run.best, run.test) == (None, None, None)
         before = run.network
         assert run.measure().correct == measure(before, digits.validation).correct
         finish(run, partial(next, repeat(10**9)))
