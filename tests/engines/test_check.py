@@ -130,6 +130,27 @@ def test_the_error_shows_the_numbers() -> None:
         check(in_place)
 
 
+def test_sixteen_times_what_rounding_was_seen_to_do_is_trusted_and_no_more() -> None:
+    def ending(weight: float, *outputs: float) -> Train:
+        def train(parameters: Parameters, *_: object) -> tuple[Parameters, Tensor]:
+            moved = (parameters["weight"] - 1) * 1e13  # by 4.4e-3, from weights that are off by four roundings
+            activations = torch.tensor(outputs, dtype=torch.float64)
+            activations[0] += moved.item()
+            return {"none": parameters["none"] * torch.nan, "weight": weight + moved}, activations.view(4, 1, 1)
+
+        return train
+
+    parameters = {name: torch.ones(1, dtype=torch.float64) for name in ("none", "weight")}
+    loop = ending(4, 0, 0, 0, 0)
+    check_updates(ending(4.05, 0, 0.05, 0, 0.05), loop, parameters, (), ())
+    for train, words in (
+        (ending(4, 0, 0, 0.1, 0.2), r"before update 3 of 4 differ .* by 1.0e-01; rounding explains 7.1e-02$"),
+        (ending(6, 0, 0, 0, 0), r"^after 4 updates, weight differs .* by 5.0e-01 of its norm; .* explains 1.8e-02$"),
+    ):
+        with pytest.raises(WrongUpdatesError, match=words):
+            check_updates(train, loop, parameters, (), ())
+
+
 # From hardly any movement to chaos and saturation, and to NaN.
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.3, 3.0, 30.0, 300.0, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -23,7 +23,7 @@ from conftest import ROOT
 from torchdigits import SigmoidMLP
 from torchdigits.engines import cache as caching
 from torchdigits.engines import library
-from torchdigits.engines.cache import MOST_KEPT, Cache
+from torchdigits.engines.cache import MOST_KEPT, Cache, words
 from torchdigits.engines.compiler import NetworkUpdate, sgd_loop
 from torchdigits.engines.library import BuildError, Building, Library, Shapes
 
@@ -249,6 +249,60 @@ def test_a_compiler_that_ends_early_leaves_nothing(
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
     assert not folder.exists()
+
+
+def test_the_cache_finds_what_this_user_kept_whole_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "some" / "where"))
+    folder, key = tmp_path / "some" / "where" / "torchdigits", "0a" * 32
+    cache = Cache()
+    assert (cache.folder, cache.problem) == (folder, "")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert cache.find(key) is None
+    cache.keep(key, b"code")
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    assert whole == b"code" + hashlib.sha256(key.encode() + b"code").digest()
+    assert (path.name, path.stat().st_mode & 0o777) == (f"{key}.so", 0o600)
+    os.utime(path, (1, 1))
+    assert Cache().find(key) == path
+    assert path.stat().st_mtime > 1
+    for content in (b"", whole[:-1], b"d" + whole[1:], whole + b"d"):
+        path.write_bytes(content)
+        assert cache.find(key) is None
+    path.write_bytes(whole)
+    shutil.copy(path, folder / f"{'b' * 64}.so")
+    assert cache.find("b" * 64) is None
+    for mode, found in ((0o620, None), (0o602, None), (0o644, path)):
+        path.chmod(mode)
+        assert cache.find(key) == found
+    for place, mode, problem in (
+        (folder, 0o720, f"{folder} can be written to by others"),
+        (folder, 0o755, ""),
+        (folder.parent, 0o702, f"{folder.parent} can be written to by others"),
+        (folder.parent, 0o702 | stat.S_ISVTX, ""),
+        (folder.parent, 0o755, ""),
+    ):
+        place.chmod(mode)
+        assert (Cache().folder, Cache().problem) == (None if problem else folder, problem)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert Cache().problem == f"{folder} can be written to by others"
+    assert cache.find(key) is None
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(caching, "user_cache_path", Path)
+    nowhere = Cache()
+    assert (nowhere.folder, nowhere.problem) == (None, "torchdigits is not an absolute path")
+    nowhere.keep(key, b"code")
+    assert nowhere.find(key) is None
+
+
+def test_what_the_system_refuses_is_told_with_its_file() -> None:
+    assert words(OSError(errno.ENOSPC, "No space left", "here")) == "here: No space left"
+    assert words(OSError(errno.ENOSPC, "No space left")) == "No space left"
+    assert words(OSError("closed")) == "OSError: closed"
+    assert words(ValueError("odd")) == "ValueError: odd"
 
 
 def test_the_cache_has_its_bounds(tmp_path: Path) -> None:
