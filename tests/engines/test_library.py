@@ -296,6 +296,11 @@ def test_the_cache_finds_what_this_user_kept_whole_and_nothing_else(
     assert (nowhere.folder, nowhere.problem) == (None, "torchdigits is not an absolute path")
     nowhere.keep(key, b"code")
     assert nowhere.find(key) is None
+    monkeypatch.setattr(caching, "user_cache_path", lambda name: path / name)
+    assert (Cache().folder, Cache().problem) == (None, f"{path / 'torchdigits'}: Not a directory")
+    cache.folder = path
+    cache.keep(key, b"code")
+    assert cache.problem == f"{path / path.name}: Not a directory"
 
 
 def test_what_the_system_refuses_is_told_with_its_file() -> None:

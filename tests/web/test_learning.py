@@ -27,7 +27,7 @@ from torchdigits.errors import OptionError
 from torchdigits.files.networks import load_network as load
 from torchdigits.proof.example import step_through
 from torchdigits.recognition.measuring import Measurement, measure
-from torchdigits.training.live import live_run
+from torchdigits.training.live import LiveRun, live_run
 from torchdigits.training.options import TrainOptions
 from torchdigits.training.run import train
 from torchdigits.web import runs as web_runs
@@ -780,9 +780,13 @@ def test_the_curves_get_a_point_at_most_every_quarter_second_or_tenth_of_the_tim
         assert header_of(watched.frame(1))["points"] == watched.points[1:4]
 
 
-def test_versions_count_what_a_frame_would_show(digits: DigitSplits, clock: Clock) -> None:
+def test_versions_count_what_a_frame_would_show(
+    digits: DigitSplits, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with watched_run(digits) as watched:
         versions = [watched.version]
+        watched.work()
+        versions.append(watched.version)
         for changes in ({"updates": 1}, {"drawing": None}, {"pace": 5}):
             watched.set(**changes)
             watched.work()
@@ -801,6 +805,13 @@ def test_versions_count_what_a_frame_would_show(digits: DigitSplits, clock: Cloc
             "its single updates cannot be compiled here to the last bit"
         )
         assert header_of(watched.frame(9))["point"] == 1
+        monkeypatch.setattr(LiveRun, "engine", None)
+        for updates in (0, 5):
+            watched.set(updates=updates)
+            pause, state = watched.work(), watched.state
+            assert state == "compiling"
+            assert pause is not None
+            assert 0 < pause < 1
 
 
 class Asked:

@@ -44,7 +44,6 @@ class Watched:
         self._drawing: torch.Tensor | None = None
         self._begin_to_pace()
         self._shown_state, self._eager_portion = "", 1
-        self._next_measure = 0.0
         self._speed = (perf_counter(), 0, 0.0)
         self._add_point()
 
