@@ -284,13 +284,14 @@ def test_a_finished_run_makes_room_and_still_answers(client: httpx.Client, digit
 
 
 def test_a_drawing_is_answered_by_the_network_of_the_moment(client: httpx.Client, digits: DigitSplits) -> None:
-    watch = Watch(client)
+    watch = Watch(client, hidden=[20, 12])
     image = digits.test.images[3]
     watch.change(drawing=image.view(28, 28).tolist(), updates=20)
     answer = watch.until(lambda header: header["updates"] == 20 and header["state"] == "paused").header["answer"]
-    *_, hidden, outputs = watch.network().forward_pass(image[None] / 255)[1]
+    _, *hidden, outputs = watch.network().forward_pass(image[None] / 255)[1]
     np.testing.assert_allclose(answer["activations"], outputs[0].detach(), atol=6e-5)
-    np.testing.assert_allclose(answer["hidden"][0], hidden[0].detach(), atol=6e-5)
+    for found, expected in zip(answer["hidden"], hidden, strict=True):
+        np.testing.assert_allclose(found, expected[0].detach(), atol=6e-5)
     assert [answer["digit"], answer["runner_up"]] == outputs[0].topk(2).indices.tolist()
     watch.change(drawing="none")
     assert watch.frame().header["answer"] is None
