@@ -173,6 +173,16 @@ class Hostile:
         return os.mkdir, (str(self.canary),)
 
 
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Outcome(NamedTuple):
     """What a command printed, and its exit status."""
 

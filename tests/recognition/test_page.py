@@ -368,12 +368,6 @@ def test_a_part_has_its_level_along_a_slope() -> None:
     assert [one.level(slope) for slope in (0, 0.5, -0.5)] == [40, 30, 50]
 
 
-def test_above_and_below_the_typical_length_is_as_much_ink() -> None:
-    assert page._typical([]) == 0
-    assert page._typical([(9, 1), (3, 10), (1, 10), (2, 10)]) == 2
-    assert [page._typical([(1, ink), (50, 100)]) for ink in (99, 101)] == [50, 1]
-
-
 def test_a_gap_is_the_distance_of_two_boxes() -> None:
     one = part(10, 10, 20, 20)
     for other, gap in (((23, 24, 30, 30), 5), ((12, 23, 15, 25), 3), ((1, 12, 8, 15), 2), ((15, 5, 17, 40), 0)):

@@ -92,6 +92,8 @@ def test_the_centre_of_mass_is_scipys() -> None:
         np.testing.assert_allclose(centre_of_mass(pixels), ndimage.center_of_mass(pixels), rtol=1e-6)
 
 
-def test_nothing_has_no_typical_length() -> None:
+def test_above_and_below_the_typical_length_is_as_much_ink() -> None:
     nothing = parts_of(np.zeros((5, 5), bool))
     assert typical_length(nothing.lengths, nothing.areas) == 0
+    assert typical_length(np.array([9, 3, 1, 2]), np.array([1, 10, 10, 10])) == 2
+    assert [typical_length(np.array([1, 50]), np.array([ink, 100])) for ink in (99, 101)] == [50, 1]
