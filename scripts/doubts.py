@@ -20,7 +20,7 @@ from torchdigits.errors import NoInkError, check_count
 from torchdigits.recognition.preparation import prepare
 from torchdigits.recognition.recognizer import UNSURE, Recognizer
 
-LEVELS = (0.5, 0.9, 0.95, 0.97, 0.98, UNSURE, 0.99, 0.995, 1.0)
+LEVELS = (0.5, 0.9, 0.95, 0.97, 0.98, UNSURE, 0.995, 1.0)
 
 
 def doubts(

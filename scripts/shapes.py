@@ -14,7 +14,7 @@ from torchdigits.files.writing import becoming, check_new_file
 from torchdigits.recognition.shapes import Shapes, features
 
 KINDS = 3  # of shapes, of each digit
-DIMENSIONS = 64
+DIMENSIONS = 100
 SHRINKAGE = 0.2  # of a covariance towards a multiple of the identity
 STEPS = 1000  # of the quantiles
 

@@ -368,9 +368,9 @@ def test_a_part_has_its_level_along_a_slope() -> None:
     assert [one.level(slope) for slope in (0, 0.5, -0.5)] == [40, 30, 50]
 
 
-def test_a_gap_is_the_distance_of_two_boxes() -> None:
+def test_a_gap_is_the_distance_of_two_boxes_aside_twice_as_much() -> None:
     one = part(10, 10, 20, 20)
-    for other, gap in (((23, 24, 30, 30), 5), ((12, 23, 15, 25), 3), ((1, 12, 8, 15), 2), ((15, 5, 17, 40), 0)):
+    for other, gap in (((22, 23, 30, 30), 5), ((12, 23, 15, 25), 3), ((1, 12, 8, 15), 4), ((15, 5, 17, 40), 0)):
         assert page._gap(one, part(*other)) == page._gap(part(*other), one) == gap
 
 
@@ -437,8 +437,8 @@ def test_lines_lie_along_a_slope(slope: float) -> None:
         ([(100, 10, 112, 22)], 1),
         ([(100, 10, 112, 19), (120, 10, 132, 19)], 2),  # higher than two
         ([(100, 10, 112, 18), (120, 10, 132, 18)], 1),
-        ([(100, 80, 112, 93)], 1),  # a piece of the digit below, 7 pixels away
-        ([(100, 79, 112, 92)], 2),  # 8 pixels: a fifth of its height
+        ([(100, 72, 112, 85)], 1),  # a piece of the digit below, 15 pixels away
+        ([(100, 71, 112, 84)], 2),  # 16 pixels: two fifths of its height
     ],
 )
 def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(small: list[Box], lines: int) -> None:
@@ -447,8 +447,8 @@ def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(s
     assert len(found) == lines
     if lines == 2:
         assert [box_of(one) for one in found[0]] == small
-    pieces = small if small == [(100, 80, 112, 93)] else []
-    expected = [(x, 80 if pieces and x == 100 else 100, x + 20, 140) for x in range(0, 300, 50)]
+    pieces = small if small == [(100, 72, 112, 85)] else []
+    expected = [(x, 72 if pieces and x == 100 else 100, x + 20, 140) for x in range(0, 300, 50)]
     assert [box_of(one) for one in found[-1]] == expected
 
 
@@ -520,23 +520,23 @@ def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width
     assert {one.line for one in found} == {3}
 
 
-def test_pieces_stand_for_their_part_and_are_no_one_digit_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_stand_for_their_part_which_may_be_one_digit_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     def pieces(one: page._Part, whole: page.Candidate, _: page._Line) -> list[page.Candidate]:
         return [whole, whole._replace(start=whole.start + 1, end=whole.end + 1)] if one.left == 19 else []
 
     monkeypatch.setattr(page, "_pieces", pieces)
     found = page._of_line(3, [part(left, 5, left + 15, 45) for left in (0, 19, 38)], blank_line().ink)
-    assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4)]
 
 
 @pytest.mark.parametrize(
     ("width", "distance", "like_one"),
     [
         (20, 999, None),  # half as wide as high
-        (44, 60, None),
-        (44, 61, 0.5 * 59 / 60),
+        (44, 110, None),
+        (44, 111, 0.5 * 69 / 70),
         (45, 0, 0.475),
-        (60, 90, 0.05),
+        (60, 145, 0.05),
         (60, 500, 0.035),
         (80, 0, 0),
     ],

@@ -104,8 +104,8 @@ def test_what_it_costs_to_take_something_for_a_digit() -> None:
     likelihood = 9 * math.log(0.9) + math.log(0.9)
     cost = recognizer._cost
     assert cost(answer(3), 2.0) == pytest.approx(1 - 0.6 * likelihood)
-    assert cost(answer(3, distance=45), 2.0) == pytest.approx(1 - 0.6 * likelihood)
-    assert cost(answer(3, distance=61), 2.0) == pytest.approx(1 + 2 * 2.0 - 0.6 * likelihood)
+    assert cost(answer(3, distance=50), 2.0) == pytest.approx(1 - 0.6 * likelihood)
+    assert cost(answer(3, distance=90), 2.0) == pytest.approx(1 + 2 * 2.0 - 0.6 * likelihood)
     certain = answer(3)._replace(activations=[1.0 if d == 3 else 0.0 for d in range(10)])
     assert cost(certain, 1.0) == pytest.approx(1 - 0.6 * 10 * math.log(0.999), rel=1e-6)
     wrong = answer(3)._replace(activations=[0.0 if d == 3 else 1.0 for d in range(10)])
@@ -161,21 +161,21 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         # two that are like digits, and one that is not
         (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 400), answer(1), answer(2)], "12"),
         # likely as one, whatever it may be besides
-        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 94), answer(1), answer(2)], "7"),
-        (sight(TWO, [(0, 1), (0, 1)], SQUARE, alone=False), [answer(7, 94), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 134), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE, alone=False), [answer(7, 134), answer(1), answer(2)], "12"),
         # but not if it is too wide
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 80, 40)), [answer(7, 94), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 36, 40)), [answer(7, 94), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 35, 40)), [answer(7, 94), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 80, 40)), [answer(7, 134), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 36, 40)), [answer(7, 134), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 35, 40)), [answer(7, 134), answer(1), answer(2)], "7"),
         # cheaper as one, for what the pieces cost
-        (sight(TWO, [(60, 1), (0, 1)], SQUARE), [answer(7, 120), answer(1), answer(2)], "7"),
-        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 120), answer(1, 300), answer(2)], "7"),
+        (sight(TWO, [(60, 1), (0, 1)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 237.5), answer(1, 560), answer(2)], "7"),
         # as wide as its pieces are together, and so the dearer
-        (sight(TWO, [(0, 3), (13, 3)], SQUARE), [answer(7, 120), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 0), (13, 0)], SQUARE), [answer(7, 120), answer(1), answer(2)], "7"),
-        (sight([(0, 0, 1), (1, 0, 1)], [(0, 3), (13, 0)], SQUARE), [answer(7, 120), answer(1), answer(2)], "1\n2"),
-        (sight(TWO, [(0, 0.5), (7.5, 0.5)], SQUARE), [answer(7, 120), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 0.5), (8, 0.5)], SQUARE), [answer(7, 120), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 3), (13, 3)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 0), (13, 0)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
+        (sight([(0, 0, 1), (1, 0, 1)], [(0, 3), (13, 0)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "1\n2"),
+        (sight(TWO, [(0, 0.5), (7.5, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 0.5), (8, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
         # of one piece, as one
         (sight([(0, 0, 1)], [(0, 1)], SQUARE), [answer(7, 400), answer(1)], "7"),
         # the cheapest of the ways to cut it, line by line
@@ -187,12 +187,12 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         # a digit is in four pieces at most
         (
             sight([(0, n, n + 1) for n in range(4)], [(0, 1)] * 4, SQUARE),
-            [answer(7, 94), *map(answer, range(4))],
+            [answer(7, 134), *map(answer, range(4))],
             "7",
         ),
         (
             sight([(0, n, n + 1) for n in range(5)], [(0, 1)] * 5, SQUARE),
-            [answer(7, 94), *map(answer, range(5))],
+            [answer(7, 134), *map(answer, range(5))],
             "01234",
         ),
     ],

@@ -13,17 +13,17 @@ def test_an_edge_counts_in_its_direction_and_cell() -> None:
     """A vertical edge of a bar has gradients to the left and to the right, and none upwards or downwards."""
     bar = np.zeros((28, 28), np.uint8)
     bar[:, 12:16] = 255
-    found = features(np.stack([bar.ravel(), bar.T.ravel()])).reshape(2, 12, 4, 4)
+    found = features(np.stack([bar.ravel(), bar.T.ravel()])).reshape(2, 12, 7, 7)
     upright, lying = found.sum((2, 3))
     assert set(upright.argsort()[-2:]) == {0, 6}  # of twelve directions, 30 degrees apart
     assert set(lying.argsort()[-2:]) == {3, 9}
     assert upright[[3, 9]].max() < 1e-3 * upright.max()
     np.testing.assert_allclose(lying[[3, 9]], upright[[0, 6]], rtol=1e-4)
-    # The bar's edges are 6.25 and 10.25 pixels from the middle of an outer column of cells, 0.75 and 4.75 from that of
-    # an inner one; windows fall off as a normal distribution of 0.55 cells, an edge itself as one of 1.1 pixels.
-    far, near = np.exp(-(np.array([[6.25, 10.25], [0.75, 4.75]]) ** 2) / 2 / (3.025**2 + 1.1**2)).sum(1)
+    # Windows fall off from the middles of cells as a normal distribution of half a cell, an edge as one of 1.1 pixels.
+    middles = 2.5 + 22 / 7 * (np.arange(7) + 0.5)
+    near = np.exp(-((middles[:, np.newaxis] - [11.5, 15.5]) ** 2) / 2 / ((11 / 7) ** 2 + 1.1**2)).sum(1)
     columns = (found[0] ** 2).sum((0, 1))
-    np.testing.assert_allclose(columns / columns[1], [far / near, 1, 1, far / near], rtol=0.15)
+    np.testing.assert_allclose(columns / columns[3], near / near[3], rtol=0.15, atol=0.01)
 
 
 def test_a_distance_is_mahalanobis(mnist: DigitSplits) -> None:
@@ -64,13 +64,14 @@ def test_an_edge_between_two_directions_counts_for_both() -> None:
     for degrees in range(0, 360, 15):
         towards = np.radians(degrees)
         ramp = np.cos(towards) * (across - 13.5) + np.sin(towards) * (down - 13.5)
-        strengths = features(np.clip(127 + 3 * ramp, 0, 255).astype(np.uint8).reshape(1, -1)).reshape(12, 16) ** 2
-        shares = strengths[:, [5, 6, 9, 10]].sum(1)
+        strengths = features(np.clip(127 + 3 * ramp, 0, 255).astype(np.uint8).reshape(1, -1)).reshape(12, 7, 7) ** 2
+        inner = strengths[:, 2:5, 2:5].reshape(12, 9)  # away from the picture's edges
+        shares = inner.sum(1)
         shares /= shares.sum()
         below, share = divmod(degrees / 30, 1)
         assert abs(shares[int(below)] - (1 - share)) < 0.15
         assert abs(shares[int(below + 1) % 12] - share) < 0.15
-        np.testing.assert_allclose(strengths[:, [5, 6, 9, 10]].sum(0), 3 / 255, rtol=0.1 if degrees % 90 else 0.001)
+        np.testing.assert_allclose(inner.sum(0), 3 / 255, rtol=0.1 if degrees % 90 else 0.001)
 
 
 def test_a_doubt_is_the_share_of_training_images_that_are_more_like_their_digits(mnist: DigitSplits) -> None:
@@ -79,7 +80,7 @@ def test_a_doubt_is_the_share_of_training_images_that_are_more_like_their_digits
     found = doubts(unlike)
     for level in (0.1, 0.5, 0.9, 0.985):
         assert abs((found <= level).mean() - level) < 0.02
-        np.testing.assert_allclose(np.quantile(unlike, level), shapes().quantiles[int(1000 * level)], rtol=0.05)
+        np.testing.assert_allclose(np.quantile(unlike, level), shapes().quantiles[int(1000 * level)], rtol=0.08)
 
 
 def test_97_in_100_of_the_test_images_are_answered_and_doubts_are_worth_something(mnist: DigitSplits) -> None:

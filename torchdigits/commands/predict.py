@@ -46,7 +46,7 @@ def predict(
     Args:
         pictures: files, folders, or patterns such as 'scans/*.png'; of any size and colours.
         checkpoint: the network (default: the shipped one).
-        unsure: print ? for a digit on a page whose doubt is above this, 0 to 1; 0.984 suits most.
+        unsure: print ? for a digit on a page whose doubt is above this, 0 to 1; 0.987 suits most.
         show: a new file: how a digit was prepared, or where the digits of a page are.
         json: print a JSON object for each picture.
 

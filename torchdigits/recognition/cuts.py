@@ -31,7 +31,7 @@ def cut(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
         before = mask & (columns <= seam[:, np.newaxis])
         if min(_width(before), _width(mask & ~before)) <= least:
             continue
-        others = [other for other, _ in seams]
+        others = [np.zeros_like(mask), mask, *(other for other, _ in seams)]  # a cut may not leave all on one side
         if any(np.count_nonzero(before ^ other) < _SAME * ink for other in others):
             continue
         if any((before & ~other).any() and (other & ~before).any() for other in others):  # they cross

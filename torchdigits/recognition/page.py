@@ -22,9 +22,9 @@ _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of 
 _SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
 _NARROW, _WIDE = 0.5, 1.1  # in heights: a part that is no two digits, and one that may be, whatever it looks like
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
-# As `distances` has it: one in ten of MNIST's digits has more than the first, one in 200 more than the second. Up to
+# As `distances` has it: one in twenty of MNIST's digits has more than the first, one in 200 more than the second. Up to
 # the first a part needs no cuts; from the second on its shape speaks against them only so much: a hand may be strange.
-_LIKE, _UNLIKE, _AT_LEAST = 60.0, 120.0, 0.35
+_LIKE, _UNLIKE, _AT_LEAST = 110.0, 180.0, 0.35
 
 
 class Candidate(NamedTuple):
@@ -165,7 +165,7 @@ def _lines(parts: list[_Part], pen: float) -> list[list[_Part]]:
     apart = []
     for part in (part for part in parts if not any(part is other for other in high)):
         line, at = min(((line, at) for line in lines for at in range(len(line))), key=lambda p: _gap(part, p[0][p[1]]))
-        if _gap(part, line[at]) < 0.2 * line[at].height:
+        if _gap(part, line[at]) < 0.4 * line[at].height:
             line[at] = _together([line[at], part])
         elif part.height > _SMALL * pen:
             apart.append(part)
@@ -188,10 +188,10 @@ def _slope(parts: list[_Part]) -> float:
 
 
 def _gap(one: _Part, other: _Part) -> float:
-    """The distance of two boxes."""
+    """The distance of two boxes, in which a step aside counts as two up or down: a 5's bar is above it."""
     across = max(one.left - other.right, other.left - one.right, 0)
     down = max(one.top - other.bottom, other.top - one.bottom, 0)
-    return float(np.hypot(across, down))
+    return float(np.hypot(2 * across, down))
 
 
 def _together(parts: list[_Part]) -> _Part:
@@ -249,21 +249,17 @@ def _of_line(number: int, parts: list[_Part], ink: Ink) -> list[Candidate]:
     """The candidates of a line: its parts, runs of their pieces, and pairs of parts that are close."""
     line = _Line(number, float(np.median([part.height for part in parts])), ink)
     found: list[Candidate] = []
-    begin, before = 0, None  # the part before, if it is one piece
+    before: _Part | None = None
+    start = end = 0  # the pieces of the part before
     for part in parts:
-        whole = line.candidate(part, begin, begin + 1)
-        pieces = _pieces(part, whole, line)
-        if pieces:
-            found += pieces
-            before = None
-        else:
-            found.append(whole)
-            if before and part.left - before.right < 0.12 * line.height:
-                both = _together([before, part])
-                if both.width < 1.05 * line.height:
-                    found.append(line.candidate(both, begin - 1, begin + 1))
-            before = part
-        begin = max(candidate.end for candidate in found)
+        whole = line.candidate(part, end, end + 1)
+        found += _pieces(part, whole, line) or [whole]
+        begin, start, end = start, end, max(candidate.end for candidate in found)
+        if before and part.left - before.right < 0.12 * line.height:
+            both = _together([before, part])
+            if both.width < 1.05 * line.height:
+                found.append(line.candidate(both, begin, end))
+        before = part
     return found
 
 

@@ -17,9 +17,9 @@ from torchdigits.recognition.shapes import distances
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
-_HOPELESS = 150.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
+_HOPELESS = 225.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
 _WIDEST = 1.3  # in heights: as wide are one in a hundred of MNIST's digits
-_LIKE = 75.0  # distance, as `distances` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
+_LIKE = 107.0  # distance, as `distances` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
 
 
 def prepare(picture: Picture) -> np.ndarray:

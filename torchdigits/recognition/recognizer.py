@@ -12,11 +12,11 @@ from torchdigits.network import SigmoidMLP
 from torchdigits.recognition.pictures import Picture
 from torchdigits.recognition.sight import Sight
 
-UNSURE = 0.984  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
-_ONE = 95.0  # distance of what is taken for one digit, whatever it may be besides: 98 in 100 of MNIST's have less
+UNSURE = 0.987  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
+_ONE = 135.0  # distance of what is taken for one digit, whatever it may be besides: 98 in 100 of MNIST's have less
 _MOST_PIECES = 4  # that a digit may be in
 _TOO_WIDE = 20.0  # what it costs for each height that something is wider than high
-_FAMILIAR = 45.0  # distance of a shape, as `distances` has it, up to which none is better than another
+_FAMILIAR = 50.0  # distance of a shape, as `distances` has it, up to which none is better than another
 
 
 class Recognition(NamedTuple):
@@ -208,7 +208,7 @@ def _cost(answer: Recognition, width: float) -> float:
     the logarithm of the likelihood that the ten outputs, as probabilities, give to the answer alone."""
     outputs = np.clip(answer.activations, 1e-3, 1 - 1e-3)
     chances = np.where(np.arange(10) == answer.digit, outputs, 1 - outputs)
-    return 1 + max(0.0, answer.distance - _FAMILIAR) / 8 * width - 0.6 * float(np.log(chances).sum())
+    return 1 + max(0.0, answer.distance - _FAMILIAR) / 20 * width - 0.6 * float(np.log(chances).sum())
 
 
 def _cheapest(spans: list[tuple[int, int, int]], costs: list[float]) -> tuple[list[int], float]:

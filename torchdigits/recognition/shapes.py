@@ -1,6 +1,6 @@
 """How far a shape is from those of digits: the doubt that an answer leaves.
 
-A shape is described by the directions of its edges, in 4x4 cells; each digit's shapes by three normal distributions,
+A shape is described by the directions of its edges, in 7x7 cells; each digit's shapes by three normal distributions,
 fitted to MNIST's training images by `scripts/shapes.py`: a quadratic discriminant on gradients, as in Kimura,
 Takashina, Tsuruoka and Miyake, "Modified quadratic discriminant functions and the application to Chinese character
 recognition" (1987). It answers nothing: the network does. It only tells what is like a digit from what is not.
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 FILE = Path(__file__).with_name("shapes.npz")
-DIRECTIONS, CELLS = 12, 4
+DIRECTIONS, CELLS = 12, 7
 _AT_ONCE = 500  # images
 
 
@@ -22,9 +22,9 @@ class Shapes(NamedTuple):
     """The shapes of digits.
 
     Attributes:
-        mean, basis: of the features: `(192,)`, and `(192, 64)`, their principal directions.
+        mean, basis: of the features: `(588,)`, and `(588, 100)`, their principal directions.
         digits: of each kind of shape, the digit, `(K,)`.
-        whitening, centres: of each kind, `(K, 64, 64)` and `(K, 64)`: `|whitening @ x - centre|²` is the squared
+        whitening, centres: of each kind, `(K, 100, 100)` and `(K, 100)`: `|whitening @ x - centre|²` is the squared
             Mahalanobis distance of features `x` in the basis.
         quantiles: of the training images' distances, from 0 to 1, evenly spaced.
     """
@@ -45,13 +45,13 @@ def shapes() -> Shapes:
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """The directions of edges: how much there is of each of 12, in each of 4x4 cells, and of that the square root.
+    """The directions of edges: how much there is of each of 12, in each of 7x7 cells, and of that the square root.
 
     Args:
         images: `(N, 784)`, uint8.
 
     Returns:
-        `(N, 192)`, float32.
+        `(N, 588)`, float32.
     """
     square = images.reshape(-1, 28, 28).astype(np.float32) / 255
     blur = cv2.GaussianBlur(np.eye(28, dtype=np.float32), (1, 9), 1, borderType=cv2.BORDER_REFLECT)
@@ -67,7 +67,7 @@ def features(images: np.ndarray) -> np.ndarray:
     edges[image, (below + 1) % DIRECTIONS, row, column] = strength * share
     size = 22 / CELLS  # pixels, as a digit has 20
     middles = 2.5 + size * (np.arange(CELLS)[:, np.newaxis] + 0.5)
-    window = np.exp(-(((np.arange(28) - middles) / (0.55 * size)) ** 2) / 2).astype(np.float32)
+    window = np.exp(-(((np.arange(28) - middles) / (0.5 * size)) ** 2) / 2).astype(np.float32)
     window /= window.sum(1, keepdims=True)
     return np.sqrt(window @ edges @ window.T).reshape(len(images), -1)
 
