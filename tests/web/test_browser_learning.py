@@ -362,6 +362,7 @@ def test_the_error_of_a_drawn_digit_is_two_clicks_away(visit: Callable[..., Page
     expect(page.locator("#digit")).to_have_text("3")
     page.click("nav a[data-view=step-through]")
     page.get_by_role("button", name="BP1: δ(2)").click()
+    expect(page.locator("#walk")).to_have_attribute("aria-busy", "false")
     with page.expect_response(re.compile("/steps")) as answered:
         page.select_option("[name=label]", "5")
     expect(page.locator("#walk")).to_have_attribute("aria-busy", "false")
