@@ -26,7 +26,7 @@ from torchdigits.web.app import application
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
 
-from playwright.sync_api import Locator, Page, expect  # noqa: E402
+from playwright.sync_api import Locator, Page, Response, expect  # noqa: E402
 
 pytestmark = pytest.mark.browser
 SLOW = 60_000  # milliseconds that a busy machine may take
@@ -171,24 +171,27 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
     expect_state(learn, "Has finished")
     expect(learn.locator(".run .answer").first).to_contain_text("second")
     learn.locator("#paper").scroll_into_view_if_needed()
-    with learn.expect_response(re.compile("/recognize")) as answered:
-        draw(learn, [[(0.1, 0.1), (0.12, 0.12)]])
-    pixels = np.array(answered.value.json()["pixels"], np.uint8)
+    answered: list[Response] = []  # of which the last is that of all that is drawn
+    learn.on("response", lambda response: answered.append(response) if response.url.endswith("/recognize") else None)
+    draw(learn, [[(0.1, 0.1), (0.12, 0.12)]])
     content = learn.evaluate(
         """fetch(document.querySelector(".save").href.replace("?best=true", "")).then(answer => answer.arrayBuffer())
            .then(bytes => btoa(String.fromCharCode(...new Uint8Array(bytes))))"""
     )
     network = network_of(parameters_of(parse_checkpoint(base64.b64decode(content))))
-    expected = network(torch.from_numpy(pixels).view(1, 784) / 255)[0].tolist()
+
+    def expected() -> list[float]:
+        pixels = torch.tensor(answered[-1].json()["pixels"])
+        return list(network(pixels.view(1, 784) / 255)[0].tolist())
 
     def shown() -> list[float]:
         script = "rows => rows.map(row => +row.style.getPropertyValue('--activation'))"
         return list(learn.locator(".small-bars li").evaluate_all(script))
 
     end = monotonic() + SLOW / 1000
-    while shown() != pytest.approx(expected, abs=1e-3) and monotonic() < end:  # the frame with it is on its way
-        sleep(0.05)
-    assert shown() == pytest.approx(expected, abs=1e-3)
+    while not (answered and shown() == pytest.approx(expected(), abs=1e-3)) and monotonic() < end:
+        learn.wait_for_timeout(50)  # the answer, and the frame with it, are on their way
+    assert shown() == pytest.approx(expected(), abs=1e-3)
 
 
 def test_a_reload_in_the_middle_finds_the_run_again(learn: Page) -> None:
