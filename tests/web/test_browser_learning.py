@@ -223,6 +223,9 @@ def test_a_finger_starts_steps_and_draws(visit: Callable[..., Page], address: st
     page.locator("#step-list button").nth(5).tap()
     page.locator("#layer-bars .bar-row").nth(3).tap()
     expect(page.locator("#chosen h4")).to_have_text("Hidden neuron 3")
+    page.tap("nav a[data-view=learn]")
+    page.tap("#over")
+    expect(page.locator("#over")).to_be_disabled()
 
 
 def test_wrong_options_are_told_on_the_page(learn: Page, trouble: list[str]) -> None:  # noqa: F811
