@@ -521,6 +521,7 @@ def test_no_mnist_is_told(client: httpx.Client, tmp_path: Path) -> None:
         assert client.get("/runs").json()["datasets"] == ["digits"]
         assert_refused(client.post("/runs", json={"dataset": "mnist"}), 409, "--data-dir")
         assert_refused(client.get("/test-images/mnist/0"), 404, "--data-dir")
+        Watch(client).end()  # of the digits, a run begins
         assert client.get("/test-images/digits/0").status_code == 200
         assert not any(tmp_path.glob("*"))  # nothing was downloaded, or begun to be
 
