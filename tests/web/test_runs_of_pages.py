@@ -131,6 +131,25 @@ def test_a_process_that_ends_before_a_run_begins_is_replaced_once(monkeypatch: p
     asyncio.run(ask())
 
 
+def test_a_run_that_begins_as_the_server_ends_gets_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = stand_in(monkeypatch, well)
+
+    async def ask() -> None:
+        runs = Runs(1)
+        async with runs.open():
+            run = runs.begin(OPTIONS)
+            started[0].answering.clear()
+            await asyncio.sleep(0)
+            assert [message["do"] for message in started[0].heard] == ["begin"]
+        started[0].answering.set()
+        assert run.beginning is not None
+        await asyncio.wait([run.beginning])
+        assert run.beginning.cancelled()
+        assert len(started) == 1
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize("silent", ["begin", "set"])
 def test_a_process_that_does_not_answer_is_stopped_and_its_run_ends(
     silent: str, monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,9 @@ class Runs:
             yield
         finally:
             tidying.cancel()
+            for run in self._runs.values():
+                if run.beginning is not None:  # or it would begin on another process
+                    run.beginning.cancel()
             for process in [*self._idle, *(run.process for run in self._runs.values() if run.process)]:
                 process.stop()
 
