@@ -634,6 +634,6 @@ def test_what_is_printed_goes_nowhere(load: Load, capsys: pytest.CaptureFixture[
 
 
 def test_numpy_alone_is_imported() -> None:
-    code = "import sys, torchdigits.proof.diagnosis.file; print({'torch', 'scipy', 'sklearn'} & {*sys.modules})"
+    code = "import sys, torchdigits.proof.diagnosis.file; print({'torch', 'scipy', 'sklearn', 'cv2'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -10,6 +10,7 @@ from scipy import ndimage
 from torchdigits.recognition.pixels import (
     blur,
     centre_of_mass,
+    closed,
     distance_inside,
     grown,
     otsu_threshold,
@@ -41,6 +42,14 @@ def test_parts_are_scipys(mask: np.ndarray) -> None:
 @given(mask=masks, pixels=st.integers(1, 4))
 def test_a_mask_grows_as_scipys_does(mask: np.ndarray, pixels: int) -> None:
     assert np.array_equal(grown(mask, pixels), ndimage.binary_dilation(mask, EIGHT, pixels))
+
+
+@pytest.mark.parametrize("side", [3, 63, 65, 127, 129])
+def test_a_closing_is_scipys(side: int) -> None:
+    pixels = np.random.default_rng(0).random((300, 331), np.float32)
+    inside = slice(side, -side), slice(side, -side)
+    expected = ndimage.grey_closing(pixels, (side, side))
+    assert np.array_equal(closed(pixels, side)[inside], expected[inside])
 
 
 def test_distances_are_within_two_percent_of_euclids() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -196,3 +198,27 @@ def test_an_error_does_not_keep_the_bytes_of_its_file(tmp_path: Path) -> None:
         with pytest.raises(NoInkError, match=r"^the picture: there is no ink on it$"):
             workers.work(io.BytesIO(blank.getvalue()), "look")
     assert str(raised.value) == f"cannot read {tmp_path / 'none.png'}: No such file or directory"
+
+
+def test_opencvs_lack_of_memory_is_one() -> None:
+    for text in ("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate", "std::bad_alloc"):
+        assert module._kind_of(cv2.error(text)) == "MemoryError"
+        assert module._kind_of(ValueError(text)) == "Exception"
+    assert module._kind_of(cv2.error("(-215:Assertion failed) !_src.empty()")) == "Exception"
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (3, 20_000), (8, 60_000)])
+def test_a_long_low_picture_is_read_or_refused_in_words(shape: tuple[int, int]) -> None:
+    dots = np.where(np.random.default_rng(0).random(shape) < 0.01, 0, 255).astype(np.uint8)
+    said = []
+    with Workers() as working:
+        for pixels in (np.full(shape, 255, np.uint8), dots):
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "PNG")
+            content.seek(0)
+            try:
+                working.work(content, "look")
+            except ImageError as error:
+                said.append(str(error))
+    assert said[0] == "the picture: there is no ink on it"
+    assert all(re.fullmatch("the picture: there (is|are) .*", words) for words in said)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MAX_SHOWN = 12  # pictures in one figure
 _MOST_STRANGE = 0.4  # of what is found on a page: what may be unsure, for it to be one of digits
 _AT_ONCE = 32  # pictures whose digits go through the network together
-_MOST_WORKERS = 8  # each takes 70 MB, and up to 700 for a large picture
+_MOST_WORKERS = 8  # each takes 60 MB, and up to 700 for a large picture
 
 
 def predict(

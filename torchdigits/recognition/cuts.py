@@ -5,7 +5,7 @@ import numpy as np
 _PAPER, _ASIDE = 0.02, 1.0  # what a seam costs, per pixel of paper, and to the side, where a pixel of ink costs 1
 _LONGEST, _MOST = 2.6, 7  # cuts: widths of the pen that one may cross, and how many
 _NARROWEST = 0.05  # of the shorter side of the ink: a piece
-_SAME = 0.03  # of the ink: what is between two cuts that count as one
+_SAME = 0.03  # of the ink: what is between two cuts that count as one, or beside one that cuts nothing
 
 
 def cut(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
@@ -31,8 +31,8 @@ def cut(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
         before = mask & (columns <= seam[:, np.newaxis])
         if min(_width(before), _width(mask & ~before)) <= least:
             continue
-        others = [np.zeros_like(mask), mask, *(other for other, _ in seams)]  # a cut may not leave all on one side
-        if any(np.count_nonzero(before ^ other) < _SAME * ink for other in others):
+        others, taken = [other for other, _ in seams], np.count_nonzero(before)
+        if min(taken, ink - taken, *(np.count_nonzero(before ^ other) for other in others)) < _SAME * ink:
             continue
         if any((before & ~other).any() and (other & ~before).any() for other in others):  # they cross
             continue

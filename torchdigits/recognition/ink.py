@@ -13,7 +13,7 @@ from PIL import Image
 
 from torchdigits.errors import NoInkError
 from torchdigits.recognition.pictures import LEAST_CONTRAST
-from torchdigits.recognition.pixels import blur, grown, otsu_threshold, parts_of
+from torchdigits.recognition.pixels import blur, closed, grown, otsu_threshold, parts_of
 
 NO_INK = "there is no ink on it"
 _SKETCH = 400  # pixels of a side, if it were square, of the picture on which the pen's width is estimated
@@ -71,7 +71,8 @@ def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
     sketch = _reduced(grey, max(1, int(math.sqrt(grey.size) / 200)))
     side = max(3, max(sketch.shape) // 3)
-    around = cv2.blur(sketch, (side, side), borderType=cv2.BORDER_REFLECT)
+    height, width = (min(side, length) for length in sketch.shape)  # as OpenCV holds so many rows
+    around = cv2.blur(sketch, (width, height), borderType=cv2.BORDER_REFLECT)
     return bool(((sketch - around) ** 3).sum() > 0)
 
 
@@ -79,7 +80,7 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     """What is narrower than a square of so many pixels."""
     size |= 1  # or both filters would move the picture
     around = np.pad(grey, size, mode="edge")  # as if the paper, or the table, went on
-    paper = cv2.morphologyEx(around, cv2.MORPH_CLOSE, _square(size))[size:-size, size:-size]
+    paper = closed(around, size)[size:-size, size:-size]
     strength = (paper - grey) / np.maximum(paper, _DARKEST)
     smoothed = blur(strength, 1) if smooth else strength
     step = max(1, round((strength.size / 100_000) ** 0.5))
@@ -114,11 +115,8 @@ def _without_rims(mask: np.ndarray, sketched: np.ndarray) -> np.ndarray:
 
 def _fills(mask: np.ndarray, size: float) -> bool:
     """Whether it fills a square of so many pixels somewhere."""
-    return bool(cv2.erode(np.pad(mask.view(np.uint8), 1), _square(max(3, int(size)))).any())
-
-
-def _square(side: int) -> np.ndarray:
-    return np.ones((side, side), np.uint8)
+    side = max(3, int(size))
+    return bool(cv2.erode(np.pad(mask.view(np.uint8), 1), np.ones((side, side), np.uint8)).any())
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:

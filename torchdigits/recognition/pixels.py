@@ -5,6 +5,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+_LARGE = 63  # pixels of the side of a square
 SQUARE = np.ones((3, 3), np.uint8)  # a pixel and its eight neighbours
 
 
@@ -74,14 +75,36 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     return cv2.dilate(mask.view(np.uint8), SQUARE, iterations=pixels).astype(bool)
 
 
+def closed(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The closing of pixels `(H, W)`, float32, by a square of an odd number of pixels: dark spots that it does not fit
+    into are gone. Within its side of the picture's edge it is not to be relied on."""
+    if side <= _LARGE:
+        return np.asarray(cv2.morphologyEx(pixels, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)))
+    # For OpenCV a larger square takes longer; here, only by its logarithm.
+    found = pixels
+    for extreme in (np.maximum, np.minimum):
+        for _ in range(2):
+            found = _running(extreme, found, side).T
+    return np.pad(found, side - 1, mode="edge")
+
+
+def _running(extreme: np.ufunc, pixels: np.ndarray, side: int) -> np.ndarray:
+    """The extreme of each pixel and of those that follow it in its column, so many in all, `(H - side + 1, W)`."""
+    span = 1
+    while 2 * span <= side:
+        pixels = extreme(pixels[:-span], pixels[span:])
+        span *= 2
+    return np.asarray(extreme(pixels[: len(pixels) - (side - span)], pixels[side - span :]))
+
+
 def otsu_threshold(values: np.ndarray) -> float:
     """Otsu's threshold, above which values are of the higher of two classes. If all are equal, none is."""
     low, high = float(values.min()), float(values.max())
-    width = (high - low) / 256
+    width = np.float32((high - low) / 256)
     if width == 0:
         return high
     steps = ((values.reshape(1, -1) - low) / width).clip(0, 255).astype(np.uint8)
-    return low + width * (cv2.threshold(steps, 0, 255, cv2.THRESH_OTSU)[0] + 1)
+    return low + (high - low) / 256 * (cv2.threshold(steps, 0, 255, cv2.THRESH_OTSU)[0] + 1)
 
 
 def centre_of_mass(pixels: np.ndarray) -> tuple[float, float]:

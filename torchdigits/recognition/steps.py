@@ -279,8 +279,14 @@ def _edge(pixels: np.ndarray) -> np.ndarray:
 
 
 def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of what is true. Bottom and right are the first row and column without."""
+    """Top, bottom, left and right of what is true. Bottom and right are the first row and column without.
+
+    Raises:
+        NoInkError: nothing is.
+    """
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        raise NoInkError("there is no ink on it")
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 

@@ -173,7 +173,7 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
 
     from torchdigits.recognition.preparation import TASKS
 
-    cv2.setNumThreads(1)  # as there is a process for each core
+    cv2.setNumThreads(1)  # as there are as many processes as cores, or more
     pipe = Connection(descriptor)
     _limit_memory(memory)
     with suppress(EOFError, BrokenPipeError):
@@ -186,13 +186,18 @@ def _work(descriptor: int, seconds: int, memory: int) -> None:
             except (MemoryError, ImageError) as error:
                 answer, arrays = {"kind": type(error).__name__, "error": str(error)}, {}
             except Exception as error:  # what is wrong with our own steps is told where somebody sees it
-                no_memory = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
-                answer = {"kind": "MemoryError" if no_memory else "Exception", "error": traceback.format_exc()}
+                answer = {"kind": _kind_of(error), "error": traceback.format_exc()}
                 arrays = {}
             else:
                 answer = {"arrays": [(name, array.dtype.str, array.shape) for name, array in arrays.items()]}
             pipe.send_bytes(json.dumps(answer).encode())
             pipe.send_bytes(b"".join(array.tobytes() for array in arrays.values()))
+
+
+def _kind_of(error: Exception) -> str:
+    """What to call it: OpenCV has no exception of its own for a lack of memory."""
+    no_memory = any(words in str(error) for words in ("Insufficient memory", "bad_alloc"))
+    return "MemoryError" if no_memory and type(error).__module__ == "cv2" else "Exception"
 
 
 def _limit_memory(more: int) -> None:

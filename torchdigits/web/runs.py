@@ -225,6 +225,8 @@ class Runs:
                 except OSError as error:
                     run.problem = _NO_PROCESS.format(error.strerror)
                     run.begun.set()
+                    if self.going:  # the next waits for one of those
+                        break
                     continue
                 run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
@@ -265,7 +267,7 @@ class Runs:
                     run.process.stop()
                 self.end(run)
             except OSError as error:
-                run.problem = _NO_PROCESS.format(error.strerror)
+                run.problem, run.process = _NO_PROCESS.format(error.strerror), None
                 break
         run.begun.set()
 
