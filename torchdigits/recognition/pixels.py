@@ -76,8 +76,10 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def closed(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The closing of pixels `(H, W)`, float32, by a square of an odd number of pixels: dark spots that it does not fit
-    into are gone. Within its side of the picture's edge it is not to be relied on."""
+    """The closing of pixels `(H, W)`, float32, by a square of an odd number of pixels: what is dark and narrower is gone.
+
+    Nearer to the picture's edge than the square is wide, it is not to be relied on.
+    """
     if side <= _LARGE:
         return np.asarray(cv2.morphologyEx(pixels, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)))
     # For OpenCV a larger square takes longer; here, only by its logarithm.
