@@ -76,7 +76,7 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def closed(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The closing of pixels `(H, W)`, float32, by a square of an odd number of pixels: what is dark and narrower is gone.
+    """The closing of pixels `(H, W)`, float32, by a square of an odd side: what is dark and narrower than it is gone.
 
     Nearer to the picture's edge than the square is wide, it is not to be relied on.
     """
