@@ -40,7 +40,7 @@ class Run:
         options: of the run.
         asked: when its page last asked for something, by `monotonic`.
         asking: requests that are not answered yet.
-        process: that trains it; None while it waits for one.
+        process: that trains it; None while it waits for one, or where none can be started.
         changes: what is asked of it before it begins.
         begun: set when the process has begun with it, or cannot, or the run has ended.
         beginning: the task that begins it.
@@ -268,6 +268,7 @@ class Runs:
                 self.end(run)
             except OSError as error:
                 run.problem, run.process = _NO_PROCESS.format(error.strerror), None
+                self._give_places()
                 break
         run.begun.set()
 

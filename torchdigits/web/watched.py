@@ -167,14 +167,16 @@ class Watched:
 
     def _add_point(self, measured: Measurement | None = None) -> None:
         """Take down a point of the curves: updates, cost, images recognised, and the share of each digit's."""
-        start = monotonic()
-        measured = measured or self.run.measure()
+        if measured is None:
+            start = monotonic()
+            measured = self.run.measure()
+            self._rest = max(_MEASURE, _SHARE * (monotonic() - start))
         recall = (measured.recognised / measured.images.clamp(min=1)).tolist()
         if not self.points or self.points[-1][0] < self.run.updates:
             self.points.append(
                 [self.run.updates, round(measured.cost, 5), measured.correct, [round(share, 3) for share in recall]]
             )
-        self._next_measure = monotonic() + max(_MEASURE, _SHARE * (monotonic() - start))
+        self._next_measure = monotonic() + self._rest
 
     def _begin_to_pace(self) -> None:
         self._since, self._taken = monotonic(), 0
