@@ -393,6 +393,12 @@ def test_wrong_changes_are_told_in_a_line_and_change_nothing(client: httpx.Clien
     watch.end()
 
 
+def test_a_body_that_is_no_json_is_told(client: httpx.Client) -> None:
+    for body in (b"x", b"{"):
+        answer = client.post("/runs", content=body, headers={"Content-Type": "application/json"})
+        assert_refused(answer, 422, "the body: it is no JSON")
+
+
 def assert_refused(answer: httpx.Response, status: int, word: str) -> None:
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]

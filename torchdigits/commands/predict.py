@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -78,16 +78,9 @@ def predict(
                 failed = True
                 print(f"error: {look}", file=sys.stderr)
                 continue
-            name = printable(path)
-            text = page.text if unsure is None else page.sure_text
             if show is not None and not isinstance(look, ImageError):
-                strips.append(_strip(Path(name).name, page, look[1]))
-            if json:
-                print(json_format.dumps({"file": str(path)} | _as_json(page, text)), flush=True)
-            elif (said := _said_in_a_line(page, unsure)) is not None:
-                print(f"{name}: {said}", flush=True)
-            else:
-                print(f"{name}:\n{text}" if several else text, flush=True)
+                strips.append(_strip(Path(printable(path)).name, page, look[1]))
+            print(_as_json(path, page, unsure) if json else _as_text(path, page, unsure, several), flush=True)
     if show is not None and strips:
         with becoming("--show", show) as part:
             plot_preparation(strips, part)
@@ -122,7 +115,16 @@ def _said_in_a_line(page: "Page", unsure: float | None) -> str | None:
     return said if sure else f"unsure, perhaps {said}"
 
 
-def _as_json(page: "Page", text: str) -> dict[str, Any]:
+def _as_text(path: Path, page: "Page", unsure: float | None, several: bool) -> str:
+    """What is printed of a picture, which may be one of several."""
+    name = printable(path)
+    if (said := _said_in_a_line(page, unsure)) is not None:
+        return f"{name}: {said}"
+    text = page.text if unsure is None else page.sure_text
+    return f"{name}:\n{text}" if several else text
+
+
+def _as_json(path: Path, page: "Page", unsure: float | None) -> str:
     digits = [
         {
             "digit": digit.digit,
@@ -135,7 +137,8 @@ def _as_json(page: "Page", text: str) -> dict[str, Any]:
         for box, digit in page.digits
     ]
     single = {key: digits[0][key] for key in ("digit", "runner_up", "activations")} if len(digits) == 1 else {}
-    return single | {"text": text, "digits": digits}
+    text = page.text if unsure is None else page.sure_text
+    return json_format.dumps({"file": str(path)} | single | {"text": text, "digits": digits})
 
 
 def _strip(name: str, page: "Page", steps: dict[str, np.ndarray]) -> Strip:

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from torchdigits.errors import NoInkError
-from torchdigits.recognition.pictures import LEAST_CONTRAST
+from torchdigits.recognition.pictures import LEAST_CONTRAST, NO_INK
 from torchdigits.recognition.pixels import blur, closed, grown, otsu_threshold, parts_of
 
-NO_INK = "there is no ink on it"
 _SKETCH = 400  # pixels of a side, if it were square, of the picture on which the pen's width is estimated
 _DARKEST = 64.0  # paper, beside which the steps of grey are not counted as ink
 _SQUARES = (0.5, 0.25, 0.12, 0.06)  # of that side: what is narrower may be ink

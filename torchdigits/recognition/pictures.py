@@ -27,6 +27,7 @@ _OTHERS = (
 OTHER_SUFFIXES = (".avif", ".heic", ".heif", ".pdf", ".svg")
 _MOST_PIXELS = 3_200_000  # a larger picture is read at a lower resolution: A4 at 300 dpi at 150
 LEAST_CONTRAST = 0.06  # of the paper's brightness
+NO_INK = "there is no ink on it"
 _COLOURED = ("YCbCr", "CMYK", "HSV", "RGBX")
 _COLOURLESS = 24  # the largest difference of a pixel's red, green and blue that noise may make
 _MUCH_MORE = 1.5

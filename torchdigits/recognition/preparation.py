@@ -10,9 +10,8 @@ from PIL import Image
 
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers
-from torchdigits.recognition.ink import NO_INK
 from torchdigits.recognition.page import Candidate, candidates_on
-from torchdigits.recognition.pictures import Grey, Picture, read_grey
+from torchdigits.recognition.pictures import NO_INK, Grey, Picture, read_grey
 from torchdigits.recognition.shapes import distances
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit

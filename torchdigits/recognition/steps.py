@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from torchdigits.errors import NoInkError
-from torchdigits.recognition.pictures import LEAST_CONTRAST
+from torchdigits.recognition.pictures import LEAST_CONTRAST, NO_INK
 from torchdigits.recognition.pixels import blur, centre_of_mass, distance_inside, otsu_threshold, parts_of
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: the first column and row, and those after the last
@@ -199,7 +199,7 @@ def keep_ink(flat: np.ndarray) -> np.ndarray:
 
 def _ink_mask(flat: np.ndarray) -> np.ndarray:
     if np.ptp(flat) < LEAST_CONTRAST:
-        raise NoInkError("there is no ink on it")
+        raise NoInkError(NO_INK)
     ink = _over_otsus_threshold(flat)
     paper = flat[~ink]
     deviation = 1.4826 * np.median(np.abs(paper - np.median(paper)))  # estimates the standard deviation of noise
@@ -286,7 +286,7 @@ def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
     """
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
     if not rows.size:
-        raise NoInkError("there is no ink on it")
+        raise NoInkError(NO_INK)
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 

@@ -160,6 +160,8 @@ async def _response_to(request: Request, error: Exception) -> Response:
 
 def _in_a_line(error: dict[str, Any]) -> str:
     """What FastAPI found wrong with a request: where, and what."""
+    if error["type"] == "json_invalid":
+        return "the body: it is no JSON"
     names = [str(part) for part in error["loc"][1:] if "[" not in str(part)]  # without those of our own functions
     where = ".".join(names) or "the body"
     return printable(f"{where}: {error['msg']}")[:300]
