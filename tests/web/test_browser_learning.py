@@ -80,11 +80,11 @@ def ink(canvas: Locator) -> int:
 
 
 def test_a_whole_run_to_its_test_and_its_checkpoint(learn: Page, digits: DigitSplits, tmp_path: Path) -> None:
-    learn.fill("[name=seed]", "2")
+    learn.fill("[name=seed]", "8")
     learn.fill("[name=epochs]", "12")
     learn.click("#start")
     expect_state(learn, "Has finished")
-    trained = train(TrainOptions(dataset="digits", seed=2, epochs=12, accelerator="cpu", output=tmp_path / "runs"))
+    trained = train(TrainOptions(dataset="digits", seed=8, epochs=12, accelerator="cpu", output=tmp_path / "runs"))
     assert recognised(learn) > 80
     assert recognised(learn) == pytest.approx(100 * trained.rows[-1]["validation_accuracy"], abs=0.051)
     expect(learn.locator(".test")).to_contain_text(f"Test: {trained.test.correct} of 290")
@@ -96,11 +96,12 @@ def test_a_whole_run_to_its_test_and_its_checkpoint(learn: Page, digits: DigitSp
     ours, theirs = load_network(path).state_dict(), load_network(trained.folder / "best.ckpt").state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     command = learn.locator(".command code").inner_text()
-    assert command == "torchdigits train --dataset digits --epochs 12 --seed 2 --accelerator cpu --engine eager"
+    assert command == "torchdigits train --dataset digits --epochs 12 --seed 8 --accelerator cpu --engine eager"
     for chart in ("accuracy", "cost", "recall"):
         assert ink(learn.locator("canvas.chart").nth(["accuracy", "cost", "recall"].index(chart))) > 500
     assert ink(learn.locator("canvas.weights")) > 10_000
-    expect(learn.locator(".lost")).to_contain_text("Lost and found again: 9 (since epoch")
+    # of the 2s, 100 % after epoch 3, 7 % after epoch 4, 83 % after epoch 5; moments between those are by the clock
+    expect(learn.locator(".lost")).to_have_text(re.compile(r"Lost and found again:.* 2 \(since epoch "))
 
 
 def test_steps_pause_and_slow_motion(learn: Page) -> None:
