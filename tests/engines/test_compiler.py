@@ -48,7 +48,7 @@ def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
     ("sizes", "mini_batches", "m", "dtype", "tolerance"),
     [
         ((80, 17, 16, 4), 12, 17, torch.float64, 1e-13),
-        ((784, 30, 10), 121, 10, torch.float32, 1e-4),  # as for the embedded digits: other tests compile that too
+        ((784, 30, 10), 121, 10, torch.float32, 2e-5),  # as for the embedded digits: other tests compile that too
     ],
 )
 def test_a_compiled_block_is_its_updates(
@@ -59,7 +59,7 @@ def test_a_compiled_block_is_its_updates(
     block, update = random_block(sizes, mini_batches, m), compiler.NetworkUpdate(sizes)
     train = Building(update, parameters_of(network), block, rate(1.0, dtype)).library()
     with torch.no_grad():
-        for learning_rate in (0.5, 3.0):
+        for learning_rate in (0.3, 1.0):  # at 3, differences in rounding grow a hundredfold on these images
             held = rate(learning_rate, dtype)
             expected, expected_activations = compiler.sgd_loop(update, parameters_of(network), block, held)
             for _ in range(2):
