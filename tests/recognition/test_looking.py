@@ -10,6 +10,7 @@ from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import preparation
 from torchdigits.recognition.page import Candidate
 from torchdigits.recognition.pictures import Grey
+from torchdigits.recognition.shapes import odds
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit
 
@@ -162,6 +163,8 @@ def test_a_sight_is_in_pixels_of_the_picture(monkeypatch: pytest.MonkeyPatch, se
         assert [tuple(box) for box in np.vstack([sight.box, sight.boxes]).tolist()] == boxes[: 1 + len(found)]
         assert sight.distances[:, 3].tolist() == [60, 70, 80][: 1 + len(found)]
         assert sight.distances.shape == (1 + len(found), 10)
+        images = np.vstack([sight.pixels, sight.candidates])
+        assert sight.odds.tolist() == (odds(images, sight.distances).tolist() if several else [[0, 0]])
         assert sight.alone.tolist() is True
         assert sight.candidates.shape == (len(found), 784)
         assert sight.candidates[:, 0].tolist() == [70, 80][: len(found)]
@@ -171,8 +174,8 @@ def test_a_sight_is_in_pixels_of_the_picture(monkeypatch: pytest.MonkeyPatch, se
         assert sight.fits.shape[1:] == (2,)
         kinds = {name: str(array.dtype) for name, array in sight._asdict().items()}
         assert kinds == {
-            "size": "int64", "pixels": "uint8", "box": "int64", "distances": "float32", "alone": "bool",
-            "candidates": "uint8", "boxes": "int64", "spans": "int64", "fits": "float32",
+            "size": "int64", "pixels": "uint8", "box": "int64", "distances": "float32", "odds": "float32",
+            "alone": "bool", "candidates": "uint8", "boxes": "int64", "spans": "int64", "fits": "float32",
         }  # fmt: skip
 
 

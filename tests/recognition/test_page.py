@@ -1,5 +1,6 @@
 """Where the digits are on a page: of a font, whose boxes are known. What the network answers does not matter."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +18,12 @@ from torchdigits import Recognizer
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import cuts, page
-from torchdigits.recognition.cuts import cut
+from torchdigits.recognition.cuts import cuts as cuts_of
 from torchdigits.recognition.ink import Ink, ink_of
 from torchdigits.recognition.preparation import look
 from torchdigits.recognition.recognizer import Page
 from torchdigits.recognition.rules import without_rules
+from torchdigits.recognition.shapes import distances, odds
 from torchdigits.recognition.steps import of_ink
 
 Box = tuple[int, int, int, int]
@@ -192,26 +194,53 @@ def test_digits_that_touch_are_two(mnist: DigitSplits) -> None:
         page = Recognizer().read(Image.fromarray(255 - np.pad(both, 8)).resize(((width + 16) * 3, 132)))
         middle = 3 * (8 + one.shape[1])
         found += len(page.digits) == 2 and abs(page.digits[0].box[2] - middle) < 15
-    assert found >= 12
+    assert found >= 24
 
 
 def test_a_cut_goes_through_what_joins_two_strokes() -> None:
     mask = np.zeros((40, 60), bool)
     mask[:, 5:12] = mask[:, 45:52] = True
     mask[18:22, 12:45] = True
-    pieces = cut(mask, 7)
-    assert np.array_equal(np.sum([piece for piece, _ in pieces], axis=0), mask)  # each pixel is in one
-    assert all(length <= 4 / 7 for _, length in pieces)
-    before = [np.sum([piece for piece, _ in pieces[:end]], axis=0) for end in range(1, len(pieces))]
-    assert any(mask[:, :12].sum() == left[:, :12].sum() and not left[:, 45:].any() for left in before)
+    found = cuts_of(mask, 7)
+    between = [length for left, length in found if left[:, :12].sum() == mask[:, :12].sum() and not left[:, 45:].any()]
+    assert 0 < min(between) <= 4 / 7
+    taken = [left.sum() for left, _ in found]
+    assert taken == sorted(taken)
+    assert all(not (left & ~mask).any() for left, _ in found)
 
 
-def test_a_cut_goes_through_no_more_than_2_6_widths_of_the_pen() -> None:
-    for thick, parted in ((18, True), (21, False)):
+def test_a_cut_goes_through_no_more_than_3_6_widths_of_the_pen() -> None:
+    for thick, parted in ((25, True), (28, False)):
         mask = np.zeros((40, 60), bool)
         mask[:, 5:17] = mask[:, 45:57] = mask[10 : 10 + thick, 17:45] = True
-        assert any(piece[0, 5] and not piece[0, 50] for piece, _ in cut(mask, 7)) is parted
+        assert any(left[0, 5] and not left[0, 50] for left, _ in cuts_of(mask, 7)) is parted
         assert cuts._width(mask) == 51  # from the first column to the last
+
+
+@pytest.mark.parametrize("slope", [0.6, -0.6, 0.3, -0.3])
+def test_slanted_strokes_are_cut_along_their_slope(slope: float) -> None:
+    """Two of them, joined by little, which no upright seam parts."""
+    rows, columns = np.mgrid[:40, :60]
+    along = columns - slope * rows - (4 if slope > 0 else 28)
+    one, other = (along >= 0) & (along < 7), (along >= 14) & (along < 21)
+    joint = (along >= 7) & (along < 14) & (rows >= 18) & (rows < 22)
+    found = cuts_of(one | other | joint, 7)
+    assert any(left[one].all() and not left[other].any() for left, _ in found)
+    length = min(length for left, length in found if left[one].all() and not left[other].any())
+    assert length == pytest.approx(4 / 7, abs=1 / 7)
+
+
+def test_what_is_sheared_is_ink_or_outside() -> None:
+    mask = np.random.default_rng(0).random((9, 5)) < 0.5
+    for slope in (0.0, 0.6, -0.3):
+        columns, ink = cuts._sheared(mask, slope)
+        assert np.diff(columns, axis=1).min() == np.diff(columns, axis=1).max() == 1
+        assert np.abs(np.diff(columns, axis=0) - slope).max() < 1
+        assert columns.min(1).max() <= 0  # each row has all of its ink
+        assert columns.max(1).min() >= 4
+        for row in range(9):
+            for column, inked in zip(columns[row], ink[row], strict=True):
+                assert inked == (0 <= column < 5 and mask[row, column])
 
 
 def test_a_seam_is_the_cheapest_there_is() -> None:
@@ -515,54 +544,63 @@ def test_a_candidate_costs_what_it_is_unlike_a_digit_of_its_line(box: Box, cost:
 )
 def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width: int, spans: list[Any]) -> None:
     parts = [part(left, 5, left + width, 45) for left in lefts]
-    found = page._of_line(3, parts, blank_line().ink)
+    found = page._of_line(3, parts, blank_line().ink, math.inf)
     assert [(one.start, one.end) for one in found] == spans
     assert {one.line for one in found} == {3}
 
 
 def test_pieces_stand_for_their_part_which_may_be_one_digit_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pieces(one: page._Part, whole: page.Candidate, _: page._Line) -> list[page.Candidate]:
-        return [whole, whole._replace(start=whole.start + 1, end=whole.end + 1)] if one.left == 19 else []
+    def pieces(one: page._Part, start: int, line: page._Line) -> list[page.Candidate]:
+        whole = line.candidate(one, start, start + 1)
+        return [whole, whole._replace(start=start + 1, end=start + 2)] if one.left == 19 else []
 
     monkeypatch.setattr(page, "_pieces", pieces)
-    found = page._of_line(3, [part(left, 5, left + 15, 45) for left in (0, 19, 38)], blank_line().ink)
+    parts = [part(left, 5, left + 15, 45) for left in (0, 19, 38)]
+    found = page._of_line(3, parts, blank_line().ink, -math.inf)
     assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4)]
 
 
-@pytest.mark.parametrize(
-    ("width", "distance", "like_one"),
-    [
-        (20, 999, None),  # half as wide as high
-        (44, 110, None),
-        (44, 111, 0.5 * 69 / 70),
-        (45, 0, 0.475),
-        (60, 145, 0.05),
-        (60, 500, 0.035),
-        (80, 0, 0),
-    ],
-)
-def test_runs_of_pieces_cost_their_cuts_and_what_the_whole_is_like_one_digit(
-    monkeypatch: pytest.MonkeyPatch, width: int, distance: float, like_one: float | None
-) -> None:
-    line, whole = blank_line(), part(30, 5, 30 + width, 45)
-    masks = [np.zeros((40, width), bool) for _ in range(3)]
-    third = width // 3
-    masks[0][:, :third] = masks[1][:21, third : 2 * third] = masks[2][:24, 2 * third :] = True
-    monkeypatch.setattr(page, "cut", lambda *_: list(zip(masks, (0.0, 0.5, 2.0), strict=True)))
-    monkeypatch.setattr(page, "distances", lambda images: np.full((len(images), 10), distance))
-    found = page._pieces(whole, line.candidate(whole, 5, 6), line)
-    if like_one is None:
-        assert found == []
-        return
-    cuts = {(0, 1): 0.25, (0, 2): 1, (0, 3): 0, (1, 3): 0.25, (2, 3): 1}  # the second alone is too low
-    assert [(one.start - 5, one.end - 5) for one in found] == [*cuts]
-    edges = (30, 30 + third, 30 + 2 * third, 30 + width)
-    for one, ((first, last), cost) in zip(found, cuts.items(), strict=True):
-        assert one.box == (edges[first], 5, edges[last], 29 if first else 45)
+def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    likely = {20: 0.4, 30: 0.5, 40: 0.6}
+    monkeypatch.setattr(page, "_odds", lambda candidate: likely[candidate.box[2] - candidate.box[0]])
+    cut: list[int] = []
+
+    def pieces(one: page._Part, *_: Any) -> list[page.Candidate]:
+        cut.append(one.width)
+        return []
+
+    monkeypatch.setattr(page, "_pieces", pieces)
+    parts = [part(left, 5, left + width, 45) for left, width in ((0, 20), (60, 30), (120, 40))]
+    assert len(page._of_line(3, parts, blank_line().ink, 0.5)) == 3
+    assert cut == [30, 40]
+
+
+def test_the_odds_of_a_candidate_are_those_of_several() -> None:
+    candidate = blank_line().candidate(part(30, 5, 60, 45), 0, 1)
+    image = candidate.pixels[np.newaxis]
+    assert page._odds(candidate) == pytest.approx(float(odds(image, distances(image))[0, 1]), rel=1e-5)
+
+
+def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, whole = blank_line(), part(30, 5, 90, 45)
+    whole.mask[21:, 20:40] = whole.mask[24:, 40:] = False
+    lefts = [whole.mask.copy() for _ in range(3)]
+    lefts[0][:, 20:] = lefts[1][:, 40:] = lefts[2][:, 50:] = False
+    lefts[2][:10, :20] = False  # it crosses the other two
+    given = list(zip(lefts, (0.5, 2.0, 3.0), strict=True))
+    monkeypatch.setattr(page, "cuts", lambda mask, pen: given if mask is whole.mask and pen == line.ink.pen else [])
+    found = page._pieces(whole, 5, line)
+    edges = {0: 30, 1: 50, 2: 70, 3: 80, 4: 90}
+    costs = {(0, 1): 0.25, (0, 2): 1, (0, 3): 1.5, (0, 4): 0, (1, 4): 0.25, (2, 4): 1, (3, 4): 1.5}
+    assert [(one.start - 5, one.end - 5) for one in found] == [*costs]  # between the first two it is too low
+    for one in found:
+        first, last = one.start - 5, one.end - 5
         fit = line.candidate(part(*one.box), 0, 1).cost
-        assert one.cost - fit == pytest.approx(cost + 10 * like_one * (last - first < 3))
-    monkeypatch.setattr(page, "cut", lambda *_: [(whole.mask, 0.0)])
-    assert page._pieces(whole, line.candidate(whole, 5, 6), line) == []
+        assert one.cost - fit == pytest.approx(costs[first, last])
+        assert one.box[2] == edges[last]
+        assert one.box[0] == (30 if (first, last) == (3, 4) else edges[first])
+    monkeypatch.setattr(page, "cuts", lambda *_: [])
+    assert page._pieces(whole, 5, line) == []
 
 
 def test_specks_and_short_pieces_are_no_parts() -> None:

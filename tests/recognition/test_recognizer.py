@@ -100,16 +100,20 @@ def test_a_page_has_its_text() -> None:
 
 
 def test_what_it_costs_to_take_something_for_a_digit() -> None:
-    """The logarithm of the likelihood that the outputs give, and what its shape is beyond those of digits."""
-    likelihood = 9 * math.log(0.9) + math.log(0.9)
+    """The likelihood that the outputs give, what its shape is beyond those of digits, and whether it is one digit."""
+    likelihood, no_odds = 9 * math.log(0.9) + math.log(0.9), np.array([-math.inf, -math.inf])
     cost = recognizer._cost
-    assert cost(answer(3), 2.0) == pytest.approx(1 - 0.6 * likelihood)
-    assert cost(answer(3, distance=50), 2.0) == pytest.approx(1 - 0.6 * likelihood)
-    assert cost(answer(3, distance=90), 2.0) == pytest.approx(1 + 2 * 2.0 - 0.6 * likelihood)
+    assert cost(answer(3), 2.0, no_odds) == pytest.approx(1 - 0.28 * likelihood)
+    assert cost(answer(3, distance=50), 2.0, no_odds) == pytest.approx(1 - 0.28 * likelihood)
+    assert cost(answer(3, distance=90), 2.0, no_odds) == pytest.approx(1 + 0.8 * 2 * 2.0 - 0.28 * likelihood)
     certain = answer(3)._replace(activations=[1.0 if d == 3 else 0.0 for d in range(10)])
-    assert cost(certain, 1.0) == pytest.approx(1 - 0.6 * 10 * math.log(0.999), rel=1e-6)
+    assert cost(certain, 1.0, no_odds) == pytest.approx(1 - 0.28 * 10 * math.log(0.999), rel=1e-6)
     wrong = answer(3)._replace(activations=[0.0 if d == 3 else 1.0 for d in range(10)])
-    assert cost(wrong, 1.0) == pytest.approx(1 - 0.6 * 10 * math.log(0.001), rel=1e-6)
+    assert cost(wrong, 1.0, no_odds) == pytest.approx(1 - 0.28 * 10 * math.log(0.001), rel=1e-6)
+    for part, several in ((0.5, 2.0), (-3.0, 7.0), (200.0, 300.0)):
+        one = 1 / (1 + math.exp(part) + math.exp(several))  # of the three
+        odd = cost(answer(3), 2.0, np.array([part, several], np.float32))
+        assert odd - cost(answer(3), 2.0, no_odds) == pytest.approx(-3 * math.log(one), rel=1e-5)
 
 
 def test_the_cheapest_way_to_cut_a_line_is_the_cheapest_of_all_ways() -> None:
@@ -136,13 +140,20 @@ def test_the_cheapest_way_to_cut_a_line_is_the_cheapest_of_all_ways() -> None:
         assert cost == pytest.approx(min(sum(costs[number] for number in way) for way in every))
 
 
-def sight(spans: list[tuple[int, int, int]], fits: list[tuple[float, float]], box: Any, alone: bool = True) -> Sight:
+def sight(
+    spans: list[tuple[int, int, int]],
+    fits: list[tuple[float, float]],
+    box: Any,
+    alone: bool = True,
+    several: float = -2.9,
+) -> Sight:
     count = len(spans)
     return Sight(
         size=np.array([300, 200]),
         pixels=np.zeros(784, np.uint8),
         box=np.array(box),
         distances=np.zeros((1 + count, 10), np.float32),
+        odds=np.array([(-math.inf, several), *[(-math.inf, -math.inf)] * count], np.float32),
         alone=np.array(alone),
         candidates=np.zeros((count, 784), np.uint8),
         boxes=np.array([(n, 0, n + 1, 9) for n in range(count)]).reshape(-1, 4),
@@ -160,13 +171,16 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         (sight([], [], SQUARE), [answer(7)], "7"),
         # two that are like digits, and one that is not
         (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 400), answer(1), answer(2)], "12"),
-        # likely as one, whatever it may be besides
-        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 134), answer(1), answer(2)], "7"),
-        (sight(TWO, [(0, 1), (0, 1)], SQUARE, alone=False), [answer(7, 134), answer(1), answer(2)], "12"),
+        # likely one, whatever it may be besides
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE, several=-3.1), [answer(7, 400), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE, False, -3.1), [answer(7, 400), answer(1), answer(2)], "12"),
+        # or likely several
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], SQUARE, several=0), [answer(7), answer(1), answer(2)], "12"),
         # but not if it is too wide
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 80, 40)), [answer(7, 134), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 36, 40)), [answer(7, 134), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 35, 40)), [answer(7, 134), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 80, 40), several=-3.1), [answer(7, 400), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 36, 40), several=-3.1), [answer(7, 400), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 1), (0, 1)], (10, 20, 35, 40), several=-3.1), [answer(7, 400), answer(1), answer(2)], "7"),
         # cheaper as one, for what the pieces cost
         (sight(TWO, [(60, 1), (0, 1)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
         (sight(TWO, [(0, 1), (0, 1)], SQUARE), [answer(7, 237.5), answer(1, 560), answer(2)], "7"),
@@ -174,8 +188,8 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         (sight(TWO, [(0, 3), (13, 3)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "12"),
         (sight(TWO, [(0, 0), (13, 0)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
         (sight([(0, 0, 1), (1, 0, 1)], [(0, 3), (13, 0)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "1\n2"),
-        (sight(TWO, [(0, 0.5), (7.5, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "12"),
-        (sight(TWO, [(0, 0.5), (8, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
+        (sight(TWO, [(0, 0.5), (6.2, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "12"),
+        (sight(TWO, [(0, 0.5), (6.5, 0.5)], SQUARE), [answer(7, 237.5), answer(1), answer(2)], "7"),
         # of one piece, as one
         (sight([(0, 0, 1)], [(0, 1)], SQUARE), [answer(7, 400), answer(1)], "7"),
         # the cheapest of the ways to cut it, line by line
@@ -186,13 +200,13 @@ SQUARE, TWO = (10, 20, 30, 40), [(0, 0, 1), (0, 1, 2)]
         ),
         # a digit is in four pieces at most
         (
-            sight([(0, n, n + 1) for n in range(4)], [(0, 1)] * 4, SQUARE),
-            [answer(7, 134), *map(answer, range(4))],
+            sight([(0, n, n + 1) for n in range(4)], [(0, 1)] * 4, SQUARE, several=-3.1),
+            [answer(7, 400), *map(answer, range(4))],
             "7",
         ),
         (
-            sight([(0, n, n + 1) for n in range(5)], [(0, 1)] * 5, SQUARE),
-            [answer(7, 134), *map(answer, range(5))],
+            sight([(0, n, n + 1) for n in range(5)], [(0, 1)] * 5, SQUARE, several=-3.1),
+            [answer(7, 400), *map(answer, range(5))],
             "01234",
         ),
     ],
@@ -206,6 +220,15 @@ def test_a_page_is_read_as_what_is_likeliest(seen: Sight, answers: list[Recognit
         box = seen.box if number == 0 else seen.boxes[number - 1]
         assert found.box == tuple(box.tolist())
         assert {type(side) for side in found.box} == {int}
+
+
+def test_pieces_that_are_likely_parts_of_a_digit_are_not_read() -> None:
+    answers = [answer(7), answer(1), answer(2)]
+    seen = sight(TWO, [(0, 1), (0, 1)], SQUARE, several=0)
+    for odds, text in ((-2.0, "12"), (1.0, "7")):
+        changed = seen.odds.copy()
+        changed[2, 0] = odds
+        assert recognizer._read(seen._replace(odds=changed), answers).text == text
 
 
 def test_several_pages_are_read_as_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

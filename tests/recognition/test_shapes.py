@@ -6,7 +6,7 @@ from PIL import Image
 from torchdigits import Recognizer
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.recognition.recognizer import UNSURE
-from torchdigits.recognition.shapes import distances, doubts, features, shapes, unlikeness
+from torchdigits.recognition.shapes import FARTHEST, distances, doubts, features, odds, shapes, unlikeness
 
 
 def test_an_edge_counts_in_its_direction_and_cell() -> None:
@@ -45,6 +45,29 @@ def test_many_images_are_as_far_as_each_of_them(mnist: DigitSplits) -> None:
     assert found.shape == (1001, 10)
     np.testing.assert_allclose(found[some], np.vstack([distances(images[[i]]) for i in some]), rtol=1e-3)
     assert distances(images[:0]).shape == (0, 10)
+
+
+def test_odds_are_of_the_features_and_the_distance(mnist: DigitSplits) -> None:
+    images, weights = mnist.test.images[:1001].numpy(), shapes().odds.astype(float)
+    apart = distances(images)
+    apart[3] = 2 * FARTHEST
+    expected = features(images) @ weights[:, :588].T + np.outer(apart.min(1).clip(max=FARTHEST), weights[:, 588])
+    found = odds(images, apart)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected + weights[:, 589], rtol=1e-3, atol=1e-3)
+    assert odds(images[:0], apart[:0]).shape == (0, 2)
+
+
+def test_one_digit_has_other_odds_than_two_side_by_side(mnist: DigitSplits) -> None:
+    images = mnist.test.images[:1000].view(-1, 28, 28).numpy()
+    pairs = [
+        Image.fromarray(np.hstack([one[:, one.any(0)], other[:, other.any(0)]])).resize((26, 14))
+        for one, other in zip(images[::2], images[1::2], strict=True)
+    ]
+    two = np.pad(np.array([np.asarray(pair) for pair in pairs]), ((0, 0), (7, 7), (1, 1))).reshape(-1, 784)
+    several = [odds(given, distances(given))[:, 1] for given in (images.reshape(-1, 784), two)]
+    assert np.mean(several[0] < 0.5) > 0.98
+    assert np.mean(several[1] > 0.5) > 0.8
 
 
 def test_unlike_is_the_mean_of_two_distances_and_a_doubt_counts_those_that_are_less() -> None:

@@ -118,6 +118,7 @@ def test_ctrl_c_is_not_for_workers_nor_is_their_stderr_for_users(monkeypatch: py
     for name in names:
         monkeypatch.setenv(name, "3")
     with Workers() as workers:
+        workers.work(picture(), "look")  # it runs
         process = workers._all[0]._process.pid
         assert os.getpgid(process) != os.getpgid(0)
         if (about := Path(f"/proc/{process}")).exists():

@@ -2,45 +2,60 @@
 
 import numpy as np
 
-_PAPER, _ASIDE = 0.02, 1.0  # what a seam costs, per pixel of paper, and to the side, where a pixel of ink costs 1
-_LONGEST, _MOST = 2.6, 7  # cuts: widths of the pen that one may cross, and how many
-_NARROWEST = 0.05  # of the shorter side of the ink: a piece
-_SAME = 0.03  # of the ink: what is between two cuts that count as one, or beside one that cuts nothing
+_SLOPES = (0.0, 0.3, -0.3, 0.6, -0.6)  # of seams: columns to the right for each row down
+_PAPER, _ASIDE = 0.02, 1.0  # what a seam costs, per pixel of paper, and beside its slope, where a pixel of ink costs 1
+_SLOPING = 0.3  # what a slope costs, in widths of the pen
+_LONGEST, _MOST = 3.6, 12  # cuts: widths of the pen that one may cross, and how many
+_NARROWEST = 0.05  # of the shorter side of the ink: what is beside a cut
+_SAME = 0.06  # of the ink: what is between two cuts that count as one, or beside one that cuts nothing
 
 
-def cut(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
-    """Cut ink into pieces.
+def cuts(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
+    """The best cuts through ink. Some may cross.
 
-    The cheapest seam to each column of the last row is found as in seam carving (Avidan and Shamir, 2007).
+    For each of several slopes, the cheapest seam to each column of the last row is found as in seam carving (Avidan and
+    Shamir, 2007).
 
     Args:
         mask: `(H, W)`, bool.
         pen: the width of a stroke, in pixels.
 
     Returns:
-        The pieces, each `(H, W)`, bool, from left to right, with the length of the cut before it, in widths of the pen.
+        Of each cut, the ink to the left of it, `(H, W)`, bool, and its length through ink, in widths of the pen; those
+        with little to the left first.
     """
-    seams: list[tuple[np.ndarray, float]] = []  # what is before each, and how much ink is on it
-    ink = np.count_nonzero(mask)
-    columns, least = np.arange(mask.shape[1]), _NARROWEST * min(mask.shape)
-    costs, sources = _cheapest_seams(mask)
-    for end in costs.argsort(kind="stable"):
-        if costs[end] > _LONGEST * pen + 0.05 * len(mask) or len(seams) == _MOST:
+    seams = []
+    for slope in _SLOPES:
+        columns, inside = _sheared(mask, slope)
+        costs, sources = _cheapest_seams(inside)
+        costs += _SLOPING * pen * (slope != 0)
+        seams += [(cost, slope, end, columns, sources) for end, cost in enumerate(costs.tolist())]
+    seams = [seam for seam in seams if seam[0] <= _LONGEST * pen + 0.05 * len(mask)]
+    found: list[tuple[np.ndarray, float]] = []
+    ink, least = np.count_nonzero(mask), _NARROWEST * min(mask.shape)
+    rows = np.arange(len(mask))
+    for _, _, end, columns, sources in sorted(seams, key=lambda seam: seam[:3]):
+        seam = columns[rows, _traced(sources, end)]
+        left = mask & (np.arange(mask.shape[1]) <= seam[:, np.newaxis])
+        taken = np.count_nonzero(left)
+        differences = [np.count_nonzero(left ^ other) for other, _ in found]
+        if min(taken, ink - taken, *differences) < _SAME * ink or min(_width(left), _width(mask & ~left)) <= least:
+            continue
+        within = (seam >= 0) & (seam < mask.shape[1])
+        found.append((left, np.count_nonzero(mask[rows[within], seam[within]]) / pen))
+        if len(found) == _MOST:
             break
-        seam = _traced(sources, end)
-        before = mask & (columns <= seam[:, np.newaxis])
-        if min(_width(before), _width(mask & ~before)) <= least:
-            continue
-        others, taken = [other for other, _ in seams], np.count_nonzero(before)
-        if min(taken, ink - taken, *(np.count_nonzero(before ^ other) for other in others)) < _SAME * ink:
-            continue
-        if any((before & ~other).any() and (other & ~before).any() for other in others):  # they cross
-            continue
-        seams.append((before, np.count_nonzero(mask[np.arange(len(seam)), seam]) / pen))
-    seams.sort(key=lambda seam: np.count_nonzero(seam[0]))
-    starts = [(np.zeros_like(mask), 0.0), *seams]
-    ends = [*(before for before, _ in seams), mask]
-    return [(end & ~start, length) for (start, length), end in zip(starts, ends, strict=True)]
+    return sorted(found, key=lambda cut: np.count_nonzero(cut[0]))
+
+
+def _sheared(mask: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
+    """Columns that follow a slope, with as many outside as it takes, `(H, W + ...)`; and the ink there."""
+    height, width = mask.shape
+    shift = np.round(slope * (np.arange(height) - height / 2)).astype(int)
+    margin = int(np.abs(shift).max())
+    columns = np.arange(-margin, width + margin) + shift[:, np.newaxis]
+    within = (columns >= 0) & (columns < width)
+    return columns, mask[np.arange(height)[:, np.newaxis], columns.clip(0, width - 1)] & within
 
 
 def _cheapest_seams(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

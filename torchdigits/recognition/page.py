@@ -10,21 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from torchdigits.errors import ImageError, NoInkError
-from torchdigits.recognition.cuts import cut
+from torchdigits.recognition.cuts import cuts
 from torchdigits.recognition.ink import Ink, ink_of
 from torchdigits.recognition.pixels import distance_inside, grown, parts_of, typical_length
 from torchdigits.recognition.rules import without_rules
-from torchdigits.recognition.shapes import distances
+from torchdigits.recognition.shapes import distances, odds
 from torchdigits.recognition.steps import Box, of_ink
 
 _MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
 _SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
-_NARROW, _WIDE = 0.5, 1.1  # in heights: a part that is no two digits, and one that may be, whatever it looks like
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
-# As `distances` has it: one in twenty of MNIST's digits has more than the first, one in 200 more than the second. Up to
-# the first a part needs no cuts; from the second on its shape speaks against them only so much: a hand may be strange.
-_LIKE, _UNLIKE, _AT_LEAST = 110.0, 180.0, 0.35
+SEVERAL = 0.5  # odds of being several digits, as `shapes.odds` has them, from which on a part is cut
 
 
 class Candidate(NamedTuple):
@@ -84,8 +81,12 @@ class _Part(NamedTuple):
         return (self.top + self.bottom - slope * (self.left + self.right)) / 2
 
 
-def candidates_on(grey: np.ndarray) -> list[Candidate]:
+def candidates_on(grey: np.ndarray, several: float = SEVERAL) -> list[Candidate]:
     """What may be digits on a grey picture: none, if there are only specks and spots.
+
+    Args:
+        grey: `(H, W)`, uint8.
+        several: the odds, as `shapes.odds` has them, from which on a part is cut.
 
     Raises:
         NoInkError: nothing is written on it, or lines alone.
@@ -100,7 +101,7 @@ def candidates_on(grey: np.ndarray) -> list[Candidate]:
         )
     found: list[Candidate] = []
     for number, line in enumerate(_lines(parts, ink.pen) if parts else []):
-        found += _of_line(number, line, ink)
+        found += _of_line(number, line, ink, several)
         if len(found) > _MOST_CANDIDATES:
             raise _too_many()
     return found
@@ -245,7 +246,7 @@ class _Line(NamedTuple):
         return Candidate(pixels, box, self.number, start, end, 20 * fit + cuts, width)
 
 
-def _of_line(number: int, parts: list[_Part], ink: Ink) -> list[Candidate]:
+def _of_line(number: int, parts: list[_Part], ink: Ink, several: float) -> list[Candidate]:
     """The candidates of a line: its parts, runs of their pieces, and pairs of parts that are close."""
     line = _Line(number, float(np.median([part.height for part in parts])), ink)
     found: list[Candidate] = []
@@ -253,7 +254,7 @@ def _of_line(number: int, parts: list[_Part], ink: Ink) -> list[Candidate]:
     start = end = 0  # the pieces of the part before
     for part in parts:
         whole = line.candidate(part, end, end + 1)
-        found += _pieces(part, whole, line) or [whole]
+        found += (_pieces(part, end, line) if _odds(whole) >= several else []) or [whole]
         begin, start, end = start, end, max(candidate.end for candidate in found)
         if before and part.left - before.right < 0.12 * line.height:
             both = _together([before, part])
@@ -263,30 +264,26 @@ def _of_line(number: int, parts: list[_Part], ink: Ink) -> list[Candidate]:
     return found
 
 
-def _pieces(part: _Part, whole: Candidate, line: _Line) -> list[Candidate]:
-    """The runs of pieces that a part can be cut into; nothing if it is one digit.
+def _odds(candidate: Candidate) -> float:
+    """How much likelier several digits are than one."""
+    image = candidate.pixels[np.newaxis]
+    return float(odds(image, distances(image))[0, 1])
 
-    A cut costs more the longer it is, and the more the part is like one digit: by its width, and by its shape.
-    """
-    aspect = part.width / max(part.height, 0.8 * line.height)
-    distance = float(distances(whole.pixels[np.newaxis]).min())
-    if aspect <= _NARROW or (aspect <= _WIDE and distance <= _LIKE):
+
+def _pieces(part: _Part, start: int, line: _Line) -> list[Candidate]:
+    """What is between two cuts of a part, which begins with piece `start`; nothing if it cannot be cut."""
+    between = cuts(part.mask, line.ink.pen)
+    if not between:
         return []
-    pieces = cut(part.mask, line.ink.pen)
-    if len(pieces) < 2:
-        return []
-    like_one = max(0, 1.6 - part.width / part.height) * float(
-        np.clip((_UNLIKE - distance) / (_UNLIKE - _LIKE), _AT_LEAST, 1)
-    )
-    lengths = [*(length for _, length in pieces), 0.0]
+    ends = [(np.zeros_like(part.mask), 0.0), *between, (part.mask, 0.0)]
     found = []
-    for first in range(len(pieces)):
-        for last in range(first + 1, len(pieces) + 1):
-            run = _cropped(np.any([mask for mask, _ in pieces[first:last]], axis=0), part)
+    for first, (outside, length) in enumerate(ends):
+        for last, (inside, other) in enumerate(ends[first + 1 :], first + 1):
+            if (outside & ~inside).any():  # the cuts cross
+                continue
+            run = _cropped(inside & ~outside, part)
             if run.height >= 0.55 * part.height:
-                cost = 10 * like_one if last - first < len(pieces) else 0
-                cost += 0.5 * (lengths[first] + lengths[last])
-                found.append(line.candidate(run, whole.start + first, whole.start + last, cost))
+                found.append(line.candidate(run, start + first, start + last, 0.5 * (length + other)))
     return found
 
 

@@ -12,7 +12,7 @@ from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers
 from torchdigits.recognition.page import Candidate, candidates_on
 from torchdigits.recognition.pictures import NO_INK, Grey, Picture, read_grey
-from torchdigits.recognition.shapes import distances
+from torchdigits.recognition.shapes import distances, odds
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
@@ -82,11 +82,13 @@ def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray
     scale = grey.size[0] / grey.pixels.shape[1], grey.size[1] / grey.pixels.shape[0]
     boxes = np.array([digit.box, *(candidate.box for candidate in found)]) * (scale * 2)
     boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).clip(0, grey.size * 2).astype(np.int64)
+    apart = np.vstack([shape.distances, distances(candidates)]) if found else shape.distances[np.newaxis]
     sight = Sight(
         size=np.array(grey.size),
         pixels=digit.pixels,
         box=boxes[0],
-        distances=np.vstack([shape.distances, distances(candidates)]) if found else shape.distances[np.newaxis],
+        distances=apart,
+        odds=odds(np.vstack([digit.pixels, candidates]), apart) if found else np.zeros((1, 2), np.float32),
         alone=np.array(digit.alone),
         candidates=candidates,
         boxes=boxes[1:],

@@ -13,9 +13,10 @@ from torchdigits.recognition.pictures import Picture
 from torchdigits.recognition.sight import Sight
 
 UNSURE = 0.987  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
-_ONE = 135.0  # distance of what is taken for one digit, whatever it may be besides: 98 in 100 of MNIST's have less
+_ONE = -3.0  # odds of being several, as `odds` has them, up to which it is taken for one, whatever it may be besides
 _MOST_PIECES = 4  # that a digit may be in
 _TOO_WIDE = 20.0  # what it costs for each height that something is wider than high
+_STRANGE, _NETWORK, _ODDS = 0.8, 0.28, 3.0  # what counts how much of the cost of a digit
 _FAMILIAR = 50.0  # distance of a shape, as `distances` has it, up to which none is better than another
 
 
@@ -186,7 +187,10 @@ def _read(sight: Sight, answers: list[Recognition]) -> Page:
     as_one = [[Found(_box(sight.box), whole)]]
     if not others:
         return Page(size, as_one)
-    costs = [_cost(answer, float(width)) + float(fit) for answer, (fit, width) in zip(others, sight.fits, strict=True)]
+    costs = [
+        _cost(answer, float(width), odds) + float(fit)
+        for answer, (fit, width), odds in zip(others, sight.fits, sight.odds[1:], strict=True)
+    ]
     lines, total, wide = [], 0.0, 0.0
     spans = [(i, line, start, end) for i, (line, start, end) in enumerate(sight.spans.tolist())]
     for line in range(1 + max(line for _, line, *_ in spans)):
@@ -198,17 +202,24 @@ def _read(sight: Sight, answers: list[Recognition]) -> Page:
         return Page(size, lines)
     left, top, right, bottom = _box(sight.box)
     too_wide = max(0.0, (right - left) / max(1, bottom - top) - 1)
-    cost = _cost(whole, max(1.0, wide)) + _TOO_WIDE * too_wide
-    one = cost < total or (whole.distance < _ONE and too_wide < 0.3) or sum(map(len, lines)) == 1
+    cost = _cost(whole, max(1.0, wide), sight.odds[0]) + _TOO_WIDE * too_wide
+    one = cost < total or (sight.odds[0, 1] < _ONE and too_wide < 0.3) or sum(map(len, lines)) == 1
     return Page(size, as_one if one else lines)
 
 
-def _cost(answer: Recognition, width: float) -> float:
-    """What it costs to take something for a digit, by how strange its shape is, and by what the network thinks of it:
-    the logarithm of the likelihood that the ten outputs, as probabilities, give to the answer alone."""
+def _cost(answer: Recognition, width: float, odds: np.ndarray) -> float:
+    """What it costs to take something for a digit: by how strange its shape is; by what the network thinks of it, the
+    logarithm of the likelihood that the ten outputs, as probabilities, give to the answer alone; and by the logarithm
+    of the likelihood that it is one digit, by the odds that it is a part of one, or several."""
     outputs = np.clip(answer.activations, 1e-3, 1 - 1e-3)
     chances = np.where(np.arange(10) == answer.digit, outputs, 1 - outputs)
-    return 1 + max(0.0, answer.distance - _FAMILIAR) / 20 * width - 0.6 * float(np.log(chances).sum())
+    strange = max(0.0, answer.distance - _FAMILIAR) / 20 * width
+    return (
+        1
+        + _STRANGE * strange
+        - _NETWORK * float(np.log(chances).sum())
+        + _ODDS * float(np.logaddexp.reduce([0, *odds]))
+    )
 
 
 def _cheapest(spans: list[tuple[int, int, int]], costs: list[float]) -> tuple[list[int], float]:

@@ -3,7 +3,8 @@
 A shape is described by the directions of its edges, in 7x7 cells; each digit's shapes by three normal distributions,
 fitted to MNIST's training images by `scripts/shapes.py`: a quadratic discriminant on gradients, as in Kimura,
 Takashina, Tsuruoka and Miyake, "Modified quadratic discriminant functions and the application to Chinese character
-recognition" (1987). It answers nothing: the network does. It only tells what is like a digit from what is not.
+recognition" (1987). It answers nothing: the network does. It only tells what is like a digit from what is not; and, by
+a logistic regression on the same, whether ink is rather a part of a digit, or several.
 """
 
 from functools import cache
@@ -16,6 +17,7 @@ import numpy as np
 FILE = Path(__file__).with_name("shapes.npz")
 DIRECTIONS, CELLS = 12, 7
 _AT_ONCE = 500  # images
+FARTHEST = 400.0  # distance: what is farther is taken for no farther, as few digits are to learn from there
 
 
 class Shapes(NamedTuple):
@@ -27,6 +29,8 @@ class Shapes(NamedTuple):
         whitening, centres: of each kind, `(K, 100, 100)` and `(K, 100)`: `|whitening @ x - centre|²` is the squared
             Mahalanobis distance of features `x` in the basis.
         quantiles: of the training images' distances, from 0 to 1, evenly spaced.
+        odds: the weights of a part's and of several digits' odds against one, `(2, 590)`: of the features, the distance
+            to the nearest shapes, and 1.
     """
 
     mean: np.ndarray
@@ -35,6 +39,7 @@ class Shapes(NamedTuple):
     whitening: np.ndarray
     centres: np.ndarray
     quantiles: np.ndarray
+    odds: np.ndarray
 
 
 @cache
@@ -83,6 +88,24 @@ def distances(images: np.ndarray) -> np.ndarray:
         for digit in range(10):
             found[start : start + _AT_ONCE, digit] = squares[:, known.digits == digit].min(1)
     return found
+
+
+def odds(images: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """How much likelier it is that ink is a part of a digit, or several, than that it is one: logarithms of odds.
+
+    It is a multinomial logistic regression, fitted to parts of pages made of MNIST's training images.
+
+    Args:
+        images: `(N, 784)`, uint8.
+        apart: their `distances`, `(N, 10)`.
+
+    Returns:
+        `(N, 2)`, float32: a part; several.
+    """
+    weights = shapes().odds
+    found = [features(images[at : at + _AT_ONCE]) @ weights[:, :-2].T for at in range(0, len(images), _AT_ONCE)]
+    nearest = apart.min(1, initial=FARTHEST)[:, np.newaxis]
+    return np.asarray(np.vstack([np.empty((0, 2), np.float32), *found]) + nearest * weights[:, -2] + weights[:, -1])
 
 
 def unlikeness(apart: np.ndarray, answers: np.ndarray) -> np.ndarray:
