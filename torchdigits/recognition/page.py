@@ -1,8 +1,8 @@
 """What may be digits on a page, line by line.
 
 Ink is parted as in heuristic over-segmentation (LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to
-document recognition", 1998, section VII): connected ink is a part; a part that may be several digits is cut into pieces;
-and neighbouring pieces together are candidates. `recognizer.py` chooses among them.
+document recognition", 1998, section VII): connected ink is a part; what may be several digits is cut into pieces; and
+neighbouring pieces together are candidates. `recognizer.py` chooses among them.
 """
 
 from typing import NamedTuple
