@@ -56,12 +56,16 @@ def fit(digits: Digits) -> Shapes:
     nearest = distance.reshape(-1, 10, KINDS).min(2)
     likeness = (nearest[np.arange(len(labels)), labels] + nearest.min(1)) / 2
     quantiles = np.quantile(likeness, (np.arange(STEPS) + 0.5) / STEPS)
-    kinds = np.repeat(np.arange(10), KINDS)
-    return Shapes(mean, directions, kinds, np.stack(whitening), np.stack(centres), quantiles, np.zeros((2, 590)))
+    kinds, odds = np.repeat(np.arange(10), KINDS), fit_odds(digits)
+    return Shapes(mean, directions, kinds, np.stack(whitening), np.stack(centres), quantiles, odds)
 
 
 def fit_odds(digits: Digits) -> np.ndarray:
-    """The weights of the odds that ink is a part of a digit, or several, by what may be digits on made pages."""
+    """The weights of the odds that ink is a part of a digit, or several, by what may be digits on made pages: all that
+    a cut may leave of digits that touch, and single digits and pairs as they are.
+
+    What is near a digit is told by the shapes that come along: if the features change, this is to be run twice.
+    """
     images: list[np.ndarray] = []
     senses: list[int] = []
     weights: list[float] = []
@@ -125,9 +129,7 @@ def shapes(file: Path, *, data_dir: Path | None = None) -> None:
         data_dir: MNIST's folder (default: $TORCHDIGITS_DATA_DIR or data).
     """
     check_new_file("FILE", file, (".npz",))
-    training = load_splits("mnist", data_dir).training
-    found = fit(training)
-    found = found._replace(odds=fit_odds(training))
+    found = fit(load_splits("mnist", data_dir).training)
     with becoming("FILE", file) as part, part.open("wb") as opened:
         np.savez_compressed(opened, **{name: array.astype(np.float16) for name, array in found._asdict().items()})
 

@@ -230,6 +230,33 @@ def test_slanted_strokes_are_cut_along_their_slope(slope: float) -> None:
     assert length == pytest.approx(4 / 7, abs=1 / 7)
 
 
+def test_a_long_chain_is_cut_between_each_two() -> None:
+    """Bars in a row, joined at one height or another."""
+    mask = np.zeros((40, 12 * 30), bool)
+    for bar in range(12):
+        mask[:, 30 * bar : 30 * bar + 20] = True
+        mask[4 + 2 * bar : 10 + 2 * bar, 30 * bar : 30 * bar + 30] = True
+    mask[:, -10:] = False
+    lefts = [left for left, _ in cuts_of(mask, 7)]
+    for bar in range(11):
+        assert any(left[:, 30 * bar + 19].any() and not left[:, 30 * bar + 30].any() for left in lefts)
+    assert len(lefts) <= 6 * 9
+
+
+def test_large_ink_is_cut_as_small_ink_is() -> None:
+    """From twice 100 rows on it is made smaller for that."""
+    mask = np.zeros((50, 60), bool)
+    mask[:, 5:12] = mask[:, 45:52] = mask[18:22, 12:45] = True
+    large = np.kron(mask, np.ones((8, 8), bool))
+    found = cuts_of(large, 56)
+    between = [length for left, length in found if left[:, 40:96].all() and not left[:, 360:].any()]
+    assert 0 < min(between) <= 4 / 7
+    assert all(left.shape == large.shape and not (left & ~large).any() for left, _ in found)
+    few = np.random.default_rng(0).random((9, 11)) < 0.2
+    expected = [[few[row : row + 4, column : column + 4].any() for column in (0, 4, 8)] for row in (0, 4, 8)]
+    assert cuts._smaller(few, 4).tolist() == expected
+
+
 def test_what_is_sheared_is_ink_or_outside() -> None:
     mask = np.random.default_rng(0).random((9, 5)) < 0.5
     for slope in (0.0, 0.6, -0.3):
@@ -260,7 +287,7 @@ def test_a_seam_is_the_cheapest_there_is() -> None:
         found, sources = cuts._cheapest_seams(mask)
         np.testing.assert_allclose(found, total)
         for end in range(width):
-            seam = cuts._traced(sources, end)
+            [seam] = cuts._traced(sources, np.array([end])).T
             price = sum(cost[row, seam[row]] + (aside(row, seam[row - 1], seam[row]) if row else 0) for row in range(6))
             assert price == pytest.approx(total[end])
 
@@ -544,7 +571,7 @@ def test_a_candidate_costs_what_it_is_unlike_a_digit_of_its_line(box: Box, cost:
 )
 def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width: int, spans: list[Any]) -> None:
     parts = [part(left, 5, left + width, 45) for left in lefts]
-    found = page._of_line(3, parts, blank_line().ink, math.inf)
+    found = page._of_line(3, parts, blank_line().ink, math.inf, 99)
     assert [(one.start, one.end) for one in found] == spans
     assert {one.line for one in found} == {3}
 
@@ -556,12 +583,12 @@ def test_pieces_stand_for_their_part_which_may_be_one_digit_with_the_next(monkey
 
     monkeypatch.setattr(page, "_pieces", pieces)
     parts = [part(left, 5, left + 15, 45) for left in (0, 19, 38)]
-    found = page._of_line(3, parts, blank_line().ink, -math.inf)
+    found = page._of_line(3, parts, blank_line().ink, -math.inf, 99)
     assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4)]
 
 
 def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    likely = {20: 0.4, 30: 0.5, 40: 0.6}
+    likely = {20: 0.4, 30: 0.5, 40: 0.6, 80: -9.0, 81: -9.0}  # the last is more than two heights wide
     monkeypatch.setattr(page, "_odds", lambda candidate: likely[candidate.box[2] - candidate.box[0]])
     cut: list[int] = []
 
@@ -570,9 +597,11 @@ def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyP
         return []
 
     monkeypatch.setattr(page, "_pieces", pieces)
-    parts = [part(left, 5, left + width, 45) for left, width in ((0, 20), (60, 30), (120, 40))]
-    assert len(page._of_line(3, parts, blank_line().ink, 0.5)) == 3
-    assert cut == [30, 40]
+    parts = [part(left, 5, left + width, 45) for left, width in ((0, 20), (60, 30), (100, 40), (150, 80), (250, 81))]
+    assert len(page._of_line(3, parts, blank_line().ink, 0.5, 5)) == 5
+    assert cut == [30, 40, 81]
+    with pytest.raises(ImageError, match="too many marks on it"):
+        page._of_line(3, parts, blank_line().ink, 0.5, 4)
 
 
 def test_the_odds_of_a_candidate_are_those_of_several() -> None:
@@ -586,7 +615,7 @@ def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pyte
     whole.mask[21:, 20:40] = whole.mask[24:, 40:] = False
     lefts = [whole.mask.copy() for _ in range(3)]
     lefts[0][:, 20:] = lefts[1][:, 40:] = lefts[2][:, 50:] = False
-    lefts[2][:10, :20] = False  # it crosses the other two
+    lefts[2][:10, 10:] = False  # it crosses the other two
     given = list(zip(lefts, (0.5, 2.0, 3.0), strict=True))
     monkeypatch.setattr(page, "cuts", lambda mask, pen: given if mask is whole.mask and pen == line.ink.pen else [])
     found = page._pieces(whole, 5, line)
@@ -598,9 +627,15 @@ def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pyte
         fit = line.candidate(part(*one.box), 0, 1).cost
         assert one.cost - fit == pytest.approx(costs[first, last])
         assert one.box[2] == edges[last]
-        assert one.box[0] == (30 if (first, last) == (3, 4) else edges[first])
+        assert one.box[0] == (40 if (first, last) == (3, 4) else edges[first])
     monkeypatch.setattr(page, "cuts", lambda *_: [])
     assert page._pieces(whole, 5, line) == []
+    for width, spans in ((52, [(5, 6), (5, 7), (6, 7)]), (53, [(5, 7), (6, 7)])):  # 1.3 heights, and more
+        wide = part(30, 5, 90, 45)
+        left = wide.mask.copy()
+        left[:, width:] = False
+        monkeypatch.setattr(page, "cuts", lambda *_, left=left: [(left, 0.0)])
+        assert [(one.start, one.end) for one in page._pieces(wide, 5, line)] == spans
 
 
 def test_specks_and_short_pieces_are_no_parts() -> None:

@@ -5,9 +5,11 @@ import numpy as np
 _SLOPES = (0.0, 0.3, -0.3, 0.6, -0.6)  # of seams: columns to the right for each row down
 _PAPER, _ASIDE = 0.02, 1.0  # what a seam costs, per pixel of paper, and beside its slope, where a pixel of ink costs 1
 _SLOPING = 0.3  # what a slope costs, in widths of the pen
-_LONGEST, _MOST = 3.6, 12  # cuts: widths of the pen that one may cross, and how many
+_LONGEST = 3.6  # cuts: widths of the pen that one may cross
+_CUTS, _SAME = 6, 0.12  # for each digit: cuts; of its ink, what is between two that count as one, or beside one
+_MOST = 60  # cuts in all
 _NARROWEST = 0.05  # of the shorter side of the ink: what is beside a cut
-_SAME = 0.06  # of the ink: what is between two cuts that count as one, or beside one that cuts nothing
+_ROWS = 100  # pixels: ink twice as high, or more, is made smaller
 
 
 def cuts(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
@@ -24,28 +26,53 @@ def cuts(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
         Of each cut, the ink to the left of it, `(H, W)`, bool, and its length through ink, in widths of the pen; those
         with little to the left first.
     """
-    seams = []
+    step = max(1, len(mask) // _ROWS)
+    small, pen = _smaller(mask, step), pen / step
+    seams: list[tuple[float, float, int, np.ndarray]] = []
     for slope in _SLOPES:
-        columns, inside = _sheared(mask, slope)
+        columns, inside = _sheared(small, slope)
         costs, sources = _cheapest_seams(inside)
         costs += _SLOPING * pen * (slope != 0)
-        seams += [(cost, slope, end, columns, sources) for end, cost in enumerate(costs.tolist())]
-    seams = [seam for seam in seams if seam[0] <= _LONGEST * pen + 0.05 * len(mask)]
-    found: list[tuple[np.ndarray, float]] = []
+        cheap = np.flatnonzero(costs <= _LONGEST * pen + 0.05 * len(small))
+        traced = np.take_along_axis(columns, _traced(sources, cheap), 1).T
+        seams += [(float(costs[end]), slope, end, seam) for end, seam in zip(cheap.tolist(), traced, strict=True)]
+    found = _different(small, [seam for *_, seam in sorted(seams, key=lambda seam: seam[:3])])
+    rows, columns = np.arange(len(small)), np.arange(mask.shape[1])
+    parted: list[tuple[np.ndarray, float]] = []
+    for seam in found:
+        within = (seam >= 0) & (seam < small.shape[1])
+        last = step * (np.repeat(seam, step)[: len(mask), np.newaxis] + 1) - 1  # column of each row
+        parted.append((mask & (columns <= last), float(np.count_nonzero(small[rows[within], seam[within]]) / pen)))
+    return parted
+
+
+def _different(mask: np.ndarray, seams: list[np.ndarray]) -> list[np.ndarray]:
+    """The first seams `(H,)` that part the ink, each otherwise than those before, by how much is to the left."""
     ink, least = np.count_nonzero(mask), _NARROWEST * min(mask.shape)
-    rows = np.arange(len(mask))
-    for _, _, end, columns, sources in sorted(seams, key=lambda seam: seam[:3]):
-        seam = columns[rows, _traced(sources, end)]
-        left = mask & (np.arange(mask.shape[1]) <= seam[:, np.newaxis])
-        taken = np.count_nonzero(left)
-        differences = [np.count_nonzero(left ^ other) for other, _ in found]
-        if min(taken, ink - taken, *differences) < _SAME * ink or min(_width(left), _width(mask & ~left)) <= least:
+    digits = max(2.0, mask.shape[1] / len(mask))  # as a digit is about as wide as high
+    before = np.pad(mask.cumsum(1), ((0, 0), (1, 0)))  # ink in each row before each column
+    rows, columns = np.arange(len(mask)), np.arange(mask.shape[1])
+    found: list[np.ndarray] = []
+    counts = np.zeros((0, len(mask)), int)  # ink to the left of each, in each row
+    for seam in seams:
+        count = before[rows, (seam + 1).clip(0, mask.shape[1])]
+        taken = int(count.sum())
+        if min(taken, ink - taken, *np.abs(counts - count).sum(1).tolist()) < _SAME * ink / digits:
             continue
-        within = (seam >= 0) & (seam < mask.shape[1])
-        found.append((left, np.count_nonzero(mask[rows[within], seam[within]]) / pen))
-        if len(found) == _MOST:
-            break
-    return sorted(found, key=lambda cut: np.count_nonzero(cut[0]))
+        left = mask & (columns <= seam[:, np.newaxis])
+        if min(_width(left), _width(mask & ~left)) > least:
+            found.append(seam)
+            counts = np.vstack([counts, count])
+            if len(found) >= min(_CUTS * digits, _MOST):
+                break
+    return [found[at] for at in counts.sum(1).argsort(kind="stable")]
+
+
+def _smaller(mask: np.ndarray, step: int) -> np.ndarray:
+    """Ink, so many times as small: what has any is ink."""
+    height, width = (-(-side // step) for side in mask.shape)
+    padded = np.pad(mask, ((0, height * step - mask.shape[0]), (0, width * step - mask.shape[1])))
+    return np.asarray(padded.reshape(height, step, width, step).any((1, 3)))
 
 
 def _sheared(mask: np.ndarray, slope: float) -> tuple[np.ndarray, np.ndarray]:
@@ -78,13 +105,13 @@ def _cheapest_seams(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return total, sources
 
 
-def _traced(sources: np.ndarray, end: int) -> np.ndarray:
-    """The column of a seam in each row."""
-    seam = np.empty(len(sources), int)
-    seam[-1] = end
+def _traced(sources: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The columns of the seams that end in these columns `(N,)`, in each row, `(H, N)`."""
+    seams = np.empty((len(sources), len(ends)), int)
+    seams[-1] = ends
     for row in range(len(sources) - 1, 0, -1):
-        seam[row - 1] = sources[row, seam[row]]
-    return seam
+        seams[row - 1] = sources[row, seams[row]]
+    return seams
 
 
 def _width(mask: np.ndarray) -> int:

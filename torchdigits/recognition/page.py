@@ -21,7 +21,9 @@ _MOST_PARTS, _MOST_CANDIDATES = 1000, 3000
 _SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
 _SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
-SEVERAL = 0.5  # odds of being several digits, as `shapes.odds` has them, from which on a part is cut
+_SEVERAL = 0.5  # odds of being several digits, as `shapes.odds` has them, from which on a part is cut
+# In heights: how wide no piece is, as one in a hundred digits; and a part that is cut, whatever its odds.
+_WIDE, _VERY_WIDE = 1.3, 2.0
 
 
 class Candidate(NamedTuple):
@@ -81,7 +83,7 @@ class _Part(NamedTuple):
         return (self.top + self.bottom - slope * (self.left + self.right)) / 2
 
 
-def candidates_on(grey: np.ndarray, several: float = SEVERAL) -> list[Candidate]:
+def candidates_on(grey: np.ndarray, several: float = _SEVERAL) -> list[Candidate]:
     """What may be digits on a grey picture: none, if there are only specks and spots.
 
     Args:
@@ -101,9 +103,7 @@ def candidates_on(grey: np.ndarray, several: float = SEVERAL) -> list[Candidate]
         )
     found: list[Candidate] = []
     for number, line in enumerate(_lines(parts, ink.pen) if parts else []):
-        found += _of_line(number, line, ink, several)
-        if len(found) > _MOST_CANDIDATES:
-            raise _too_many()
+        found += _of_line(number, line, ink, several, _MOST_CANDIDATES - len(found))
     return found
 
 
@@ -246,20 +246,23 @@ class _Line(NamedTuple):
         return Candidate(pixels, box, self.number, start, end, 20 * fit + cuts, width)
 
 
-def _of_line(number: int, parts: list[_Part], ink: Ink, several: float) -> list[Candidate]:
-    """The candidates of a line: its parts, runs of their pieces, and pairs of parts that are close."""
+def _of_line(number: int, parts: list[_Part], ink: Ink, several: float, most: int) -> list[Candidate]:
+    """The candidates of a line: its parts, what is between their cuts, and pairs of parts that are close."""
     line = _Line(number, float(np.median([part.height for part in parts])), ink)
     found: list[Candidate] = []
     before: _Part | None = None
     start = end = 0  # the pieces of the part before
     for part in parts:
         whole = line.candidate(part, end, end + 1)
-        found += (_pieces(part, end, line) if _odds(whole) >= several else []) or [whole]
+        cutting = _odds(whole) >= several or part.width > _VERY_WIDE * part.height
+        found += (_pieces(part, end, line) if cutting else []) or [whole]
         begin, start, end = start, end, max(candidate.end for candidate in found)
         if before and part.left - before.right < 0.12 * line.height:
             both = _together([before, part])
             if both.width < 1.05 * line.height:
                 found.append(line.candidate(both, begin, end))
+        if len(found) > most:
+            raise _too_many()
         before = part
     return found
 
@@ -276,13 +279,15 @@ def _pieces(part: _Part, start: int, line: _Line) -> list[Candidate]:
     if not between:
         return []
     ends = [(np.zeros_like(part.mask), 0.0), *between, (part.mask, 0.0)]
+    counts = [mask.sum(1) for mask, _ in ends]  # ink in each row
     found = []
     for first, (outside, length) in enumerate(ends):
         for last, (inside, other) in enumerate(ends[first + 1 :], first + 1):
-            if (outside & ~inside).any():  # the cuts cross
+            if (counts[first] > counts[last]).any():  # the cuts cross
                 continue
             run = _cropped(inside & ~outside, part)
-            if run.height >= 0.55 * part.height:
+            whole = last - first == len(ends) - 1
+            if whole or (run.height >= 0.55 * part.height and run.width <= _WIDE * part.height):
                 found.append(line.candidate(run, start + first, start + last, 0.5 * (length + other)))
     return found
 
