@@ -612,7 +612,7 @@ def test_the_odds_of_a_candidate_are_those_of_several() -> None:
 
 def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pytest.MonkeyPatch) -> None:
     line, whole = blank_line(), part(30, 5, 90, 45)
-    whole.mask[21:, 20:40] = whole.mask[24:, 40:] = False
+    whole.mask[15:, 20:40] = whole.mask[17:, 40:] = False
     lefts = [whole.mask.copy() for _ in range(3)]
     lefts[0][:, 20:] = lefts[1][:, 40:] = lefts[2][:, 50:] = False
     lefts[2][:10, 10:] = False  # it crosses the other two

@@ -287,7 +287,7 @@ def _pieces(part: _Part, start: int, line: _Line) -> list[Candidate]:
                 continue
             run = _cropped(inside & ~outside, part)
             whole = last - first == len(ends) - 1
-            if whole or (run.height >= 0.55 * part.height and run.width <= _WIDE * part.height):
+            if whole or (run.height >= 0.4 * part.height and run.width <= _WIDE * part.height):
                 found.append(line.candidate(run, start + first, start + last, 0.5 * (length + other)))
     return found
 
