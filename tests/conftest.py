@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
+# In the names of tests that share what takes long to make: a browser, a cluster, or libraries.
+SHARED = ("test_browser.py", "test_cluster.py", "test_library.py", "test_resume.py", "an_epoch_of_mnist", "compiled")
 # One thread: the tests' matrices are small, and several threads are slower on them, many times so on a busy machine.
 torch.set_num_threads(1)
 threadpool_limits(1, user_api="blas")
@@ -83,17 +85,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named or cores == 1 else min(cores, 4)
 
 
+@pytest.hookimpl(trylast=True)  # after whatever puts them in random order
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no process waits for another in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """A test goes to the next free worker; those that share what takes long to make, to the same."""
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return (
-                file
-                if file.endswith(("test_browser.py", "test_cluster.py", "test_library.py", "test_resume.py"))
-                else nodeid
-            )
+            return next((shared for shared in SHARED if shared in nodeid), nodeid)
 
     return Scheduling(config, log)
 

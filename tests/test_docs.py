@@ -67,6 +67,7 @@ def test_snippets_print_what_they_say(page: Path, request: pytest.FixtureRequest
         assert said in lines, f"{expected!r} was not printed, or not in this order"
 
 
+@pytest.mark.slow
 def test_a_snippet_of_several_processes_runs_as_a_script(tmp_path: Path) -> None:
     (script,) = [block.text for block in blocks_of(ROOT / "docs" / "lightning.md") if block.long]
     (tmp_path / "script.py").write_text(script)

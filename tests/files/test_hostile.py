@@ -240,6 +240,7 @@ def test_broken_pictures_are_one_line_each(run_script: Run, tmp_path: Path) -> N
     assert all(line.isprintable() and len(line) < 2000 for line in outcome.err.splitlines())
 
 
+@pytest.mark.slow
 def test_pictures_that_would_take_all_time_or_memory_end_with_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SECONDS", 1)
     monkeypatch.setattr(workers, "MEMORY", 200 * 2**20)

@@ -135,6 +135,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.slow
 def test_pairs_of_mistakes_are_named_or_located(load: Load) -> None:
     """No diagnosis is wrong; nine of ten name both mistakes, or one and the equation of the other, or its equation."""
     count, draw = int(os.environ.get("TORCHDIGITS_PAIRS", "20")), random.Random(0)

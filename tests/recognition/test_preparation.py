@@ -401,6 +401,7 @@ def test_the_steps_lead_from_the_picture_to_the_digit() -> None:
     assert [*preparation(digit)] == ["as it is"]
 
 
+@pytest.mark.slow
 def test_distorted_digits_are_recognised(run_script: Run, mnist_dir: Path) -> None:
     outcome = run_script("distortions.py", "--data-dir", mnist_dir, "--images", 30, "--json")
     found = json.loads(outcome.out)

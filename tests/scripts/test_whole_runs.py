@@ -8,6 +8,7 @@ from conftest import Outcome, assert_one_line_error
 Run = Callable[..., Outcome]
 
 
+@pytest.mark.slow
 def test_programs_are_timed_from_the_shell_and_prove_that_they_trained(run_script: Run, tmp_path: Path) -> None:
     options = ("--dataset", "digits", "--epochs", 2, "--only", "numpy-example", "train", "--json", tmp_path / "w.json")
     done = run_script("whole_runs.py", *options)

@@ -152,6 +152,7 @@ def test_the_compiled_engine_trains_the_same_network(run_script: Run, tmp_path: 
     assert torch.get_default_dtype() is torch.float32
 
 
+@pytest.mark.slow
 def test_without_a_compiler_auto_trains_eagerly_and_says_why(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,6 +244,7 @@ def test_wrong_options_are_told_on_the_page(learn: Page, trouble: list[str]) -> 
     trouble[:] = [text for text in trouble if "422" not in text]  # which Chromium itself writes to the console
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_is_told_and_found_again(visit: Callable[..., Page], trouble: list[str]) -> None:  # noqa: F811
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--port"]
 
