@@ -1,0 +1,158 @@
+"""Parts of a page's ink, and the lines of digits that they stand in."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from torchdigits.errors import ImageError
+from torchdigits.recognition.pixels import distance_inside, parts_of, typical_length
+
+_MOST_PARTS = 1000
+_SLOPES = np.linspace(-0.12, 0.12, 25)  # of lines of digits, as the tangent of their angle
+_SMALL, _SMALL_ALONE = 2, 3  # widths of the pen: the height of digits that are much lower than most, and of one alone
+
+
+class Part(NamedTuple):
+    """Connected ink, or some pieces of it.
+
+    Attributes:
+        mask: `(H, W)`, bool, of its box.
+        left, top: where its box is.
+    """
+
+    mask: np.ndarray
+    left: int
+    top: int
+
+    @property
+    def right(self) -> int:
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.height
+
+    @property
+    def width(self) -> int:
+        return int(self.mask.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.mask.shape[0])
+
+    @property
+    def longest(self) -> int:
+        return max(self.width, self.height)
+
+    def level(self, slope: float) -> float:
+        """How far down its middle is, along a slope."""
+        return (self.top + self.bottom - slope * (self.left + self.right)) / 2
+
+
+def parts_on(mask: np.ndarray, pen: float) -> list[Part]:
+    """Connected ink that may be a digit or a piece of one: without specks, spots, and what comes in from outside."""
+    ink = parts_of(mask)
+    large = ink.areas >= max(4, 0.4 * pen**2)
+    large &= ink.lengths > max(1.5 * pen, 0.12 * typical_length(ink.lengths[large], ink.areas[large]))
+    if np.count_nonzero(large) > _MOST_PARTS:
+        raise too_many()
+    parts = [Part(ink.own(int(at)), int(ink.boxes[at, 0]), int(ink.boxes[at, 1])) for at in np.flatnonzero(large)]
+    if len(parts) > 1:
+        typical = typical_length(ink.lengths[large], ink.areas[large])
+        parts = [part for part in parts if not _comes_from_outside(part, mask.shape, typical)]
+    return [part for part in parts if not _is_spot(part)]
+
+
+def _comes_from_outside(part: Part, shape: tuple[int, ...], typical: float) -> bool:
+    """Whether it touches the picture's edge, and is as no other part is."""
+    at_edge = part.left == 0 or part.top == 0 or part.right == shape[1] or part.bottom == shape[0]
+    return at_edge and not 0.5 * typical < part.longest < 2.2 * typical
+
+
+def _is_spot(part: Part) -> bool:
+    """Whether it is almost as thick as long: a blot, or a hole."""
+    if part.mask.mean() < 0.55 or not 0.4 < part.width / part.height < 2.5:
+        return False
+    filled = np.pad(part.mask, 1)
+    stroke = 4 * (distance_inside(filled)[filled] - 0.5).mean()
+    return bool(part.longest < 2.3 * stroke)
+
+
+def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
+    """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts.
+
+    Digits less than half as high as most have lines of their own, unless they are near to others: then they are pieces.
+    """
+    typical = np.median([part.longest for part in parts])
+    high = [part for part in parts if part.height > 0.45 * typical] or parts
+    slope = _slope(high)
+    lines: list[list[Part]] = []
+    for part in sorted(high, key=lambda part: part.level(slope)):
+        if lines:
+            before = lines[-1][-5:]
+            level, height = (np.mean([p.level(slope) for p in before]), np.median([p.height for p in before]))
+            if part.level(slope) - level < 0.5 * max(height, 0.8 * part.height):
+                lines[-1].append(part)
+                continue
+        lines.append([part])
+    apart = []
+    for part in (part for part in parts if not any(part is other for other in high)):
+        line, at = min(((line, at) for line in lines for at in range(len(line))), key=lambda p: _gap(part, p[0][p[1]]))
+        if _gap(part, line[at]) < 0.4 * line[at].height:
+            line[at] = together([line[at], part])
+        elif part.height > _SMALL * pen:
+            apart.append(part)
+    found = [_stacked(sorted(line, key=lambda part: part.left)) for line in lines]
+    if apart:
+        found += [line for line in lines_of(apart, pen) if len(line) > 1 or line[0].height > _SMALL_ALONE * pen]
+    return sorted(found, key=lambda line: np.mean([part.level(slope) for part in line]))
+
+
+def _slope(parts: list[Part]) -> float:
+    """The slope along which most parts lie level with others."""
+    some = parts[:: max(1, len(parts) // 400)]
+    middles = np.array([(part.left + part.right, part.top + part.bottom) for part in some]) / 2
+    reach = 0.25 * np.median([part.height for part in some])
+    scores = []
+    for slope in _SLOPES:
+        level = middles[:, 1] - slope * middles[:, 0]
+        scores.append(np.exp(-(((level[:, np.newaxis] - level) / reach) ** 2)).sum() * (1 - abs(slope)))
+    return float(_SLOPES[int(np.argmax(scores))])
+
+
+def _gap(one: Part, other: Part) -> float:
+    """The distance of two boxes, in which a step aside counts as two up or down: a 5's bar is above it."""
+    across = max(one.left - other.right, other.left - one.right, 0)
+    down = max(one.top - other.bottom, other.top - one.bottom, 0)
+    return float(np.hypot(2 * across, down))
+
+
+def together(parts: list[Part]) -> Part:
+    left, top = min(part.left for part in parts), min(part.top for part in parts)
+    right, bottom = max(part.right for part in parts), max(part.bottom for part in parts)
+    mask = np.zeros((bottom - top, right - left), bool)
+    for part in parts:
+        mask[part.top - top : part.bottom - top, part.left - left : part.right - left] |= part.mask
+    return Part(mask, left, top)
+
+
+def _stacked(line: list[Part]) -> list[Part]:
+    """A line in which parts one above the other are put together, such as the bar of a 5, and dashes left out."""
+    height = np.median([part.height for part in line if part.height > 0.5 * max(p.height for p in line)])
+    found: list[Part] = []
+    for part in line:
+        for at, other in enumerate(found):
+            both = together([part, other])
+            across, down = part.width + other.width - both.width, part.height + other.height - both.height
+            above = across > 0.5 * min(part.width, other.width) and down < 0.4 * min(part.height, other.height)
+            if above and both.height < 1.4 * height:
+                found[at] = both
+                break
+        else:
+            found.append(part)
+    return [part for part in found if part.height > 0.35 * height]
+
+
+def too_many() -> ImageError:
+    """There is more than a page of digits has."""
+    return ImageError("there are too many marks on it, as in print or noise: cut out the part that has digits")
