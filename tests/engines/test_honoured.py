@@ -20,8 +20,10 @@ from torch import Tensor
 
 from torchdigits import CompiledDigitClassifier, DigitClassifier, DigitsDataModule
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.engines.honoured import check_honours
 from torchdigits.errors import OptionError
 
+REGISTERED = "hooks of parameters, layers or the optimizer, which would never be called"
 BLOCK = 50  # mini-batches; the embedded digits have 121 of 10 examples, and one of 7
 
 
@@ -81,6 +83,12 @@ class Two(CompiledDigitClassifier):
         return [torch.optim.SGD(layer.parameters(), lr=self.learning_rate) for layer in self.network.layers]
 
 
+class Grouped(CompiledDigitClassifier):
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": layer.parameters()} for layer in self.network.layers]
+        return torch.optim.SGD(groups, lr=self.learning_rate)
+
+
 class Hooked(CompiledDigitClassifier):
     def on_after_backward(self) -> None:
         raise AssertionError
@@ -138,35 +146,48 @@ class HookedOptimizer(CompiledDigitClassifier):
 @pytest.mark.parametrize(
     ("classifier", "options", "words"),
     [
-        (Adam, {}, "the optimizer Adam"),
-        (Momentum, {}, r"SGD\(momentum=0.9\)"),
-        (WeightDecay, {}, r"SGD\(weight_decay=0.0001\)"),
-        (AnotherRate, {}, r"SGD\(lr=0.1\), as the classifier has learning rate 3.0"),
-        (LastLayerAlone, {}, "some of the parameters"),
-        (Frozen, {}, "some of the parameters"),
-        (Scheduled, {}, "the scheduler StepLR"),
-        (Two, {}, "2 optimizers"),
-        (Careless, {}, "the optimizer Adam"),
-        (HookedParameter, {}, "hooks of parameters"),
-        (HookedLayer, {}, "hooks of parameters, layers"),
-        (HookedOptimizer, {}, "hooks of parameters, layers or the optimizer"),
-        (CompiledDigitClassifier, {"callbacks": [LambdaCallback(on_after_backward=print)]}, "LambdaCallback.on_after_"),
-        (CompiledDigitClassifier, {"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging, which averages"),
-        (Hooked, {}, "Hooked.on_after_backward, which would never be called"),
-        (AnotherPass, {}, "another forward pass"),
-        (CompiledDigitClassifier, {"callbacks": [Watcher()]}, "Watcher.on_before_optimizer_step"),
-        (CompiledDigitClassifier, {"precision": "bf16-mixed"}, "precision bf16-mixed"),
-        (CompiledDigitClassifier, {"limit_train_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or "),
+        (Adam, {}, "the optimizer Adam: use"),
+        (Momentum, {}, r"SGD\(momentum=0.9\): use"),
+        (WeightDecay, {}, r"SGD\(weight_decay=0.0001\): use"),
+        (AnotherRate, {}, r"SGD\(lr=0.1\), as the classifier has learning rate 3.0: use"),
+        (Grouped, {}, "several groups of parameters: use"),
+        (LastLayerAlone, {}, "training some of the parameters alone: use"),
+        (Frozen, {}, "training some of the parameters alone: use"),
+        (Scheduled, {}, "the scheduler StepLR: use"),
+        (Two, {}, "2 optimizers: use"),
+        (Careless, {}, "the optimizer Adam: use"),
+        (HookedParameter, {}, f"{REGISTERED}: use"),
+        (HookedLayer, {}, f"{REGISTERED}: use"),
+        (HookedOptimizer, {}, f"{REGISTERED}: use"),
+        (
+            CompiledDigitClassifier,
+            {"callbacks": [EMAWeightAveraging()]},
+            "EMAWeightAveraging, which averages after each",
+        ),
+        (Hooked, {}, "Hooked.on_after_backward, which would never be called: use"),
+        (AnotherPass, {}, "another forward pass: use"),
+        (CompiledDigitClassifier, {"callbacks": [Watcher()]}, "Watcher.on_before_optimizer_step, which would never"),
+        (CompiledDigitClassifier, {"precision": "bf16-mixed"}, "precision bf16-mixed: use"),
+        (CompiledDigitClassifier, {"limit_train_batches": 0.5}, "limit_train_batches=0.5: use a whole number, or"),
         (
             CompiledDigitClassifier,
             {"val_check_interval": 0.5},
-            "val_check_interval=0.5: use check_val_every_n_epoch",
+            "val_check_interval=0.5: use check_val_every_n_epoch, or",
         ),
-        (CompiledDigitClassifier, {"val_check_interval": 1}, "val_check_interval=1: use check_val_every_n_epoch"),
+        (
+            CompiledDigitClassifier,
+            {"val_check_interval": {"seconds": 1}},
+            "val_check_interval=a time: use check_val_every_n_epoch, or",
+        ),
+        (CompiledDigitClassifier, {"val_check_interval": 1}, "val_check_interval=1: use check_val_every_n_epoch, or"),
         (
             CompiledDigitClassifier,
             {"callbacks": [ModelCheckpoint(every_n_train_steps=7)], "enable_checkpointing": True},
-            "every_n_train_steps",
+            r"ModelCheckpoint\(every_n_train_steps=\.\.\.\): use every_n_epochs, or",
+        ),
+        *(
+            (CompiledDigitClassifier, {"callbacks": [LambdaCallback(**{hook: print})]}, f"LambdaCallback.{hook}, which")
+            for hook in ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
         ),
     ],
 )
@@ -175,10 +196,58 @@ def test_what_the_compiled_engine_cannot_honour_is_refused_before_an_update(
 ) -> None:
     made = classifier()
     before = [parameter.detach().clone() for parameter in made.parameters()]
-    with pytest.raises(OptionError, match=rf"^CompiledDigitClassifier cannot honour .*{words}.*DigitClassifier$"):
+    with pytest.raises(OptionError, match=rf"^CompiledDigitClassifier cannot honour {words}.* DigitClassifier$"):
         fit(digits, made, **options)
     for parameter, value in zip(made.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step"],
+)
+def test_a_classifiers_own_steps_are_refused(name: str, digits: DigitSplits) -> None:
+    for holder in (CompiledDigitClassifier(), type("Own", (CompiledDigitClassifier,), {name: print})()):
+        if type(holder) is CompiledDigitClassifier:
+            setattr(holder, name, print)
+        with pytest.raises(OptionError, match=rf"cannot honour {type(holder).__name__}.{name}, which would never be"):
+            fit(digits, holder)
+
+
+@pytest.mark.parametrize(
+    ("of", "register"),
+    [
+        ("layer", "register_forward_hook"),
+        ("layer", "register_forward_pre_hook"),
+        ("layer", "register_full_backward_hook"),
+        ("layer", "register_full_backward_pre_hook"),
+        ("parameter", "register_hook"),
+        ("parameter", "register_post_accumulate_grad_hook"),
+        ("optimizer", "register_step_pre_hook"),
+        ("optimizer", "register_step_post_hook"),
+    ],
+)
+def test_registered_hooks_are_refused(of: str, register: str, digits: DigitSplits) -> None:
+    class WithHook(CompiledDigitClassifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            layer = self.network.layers[0]
+            getattr({"layer": layer, "parameter": layer.weight, "optimizer": optimizer}[of], register)(print)
+            return optimizer
+
+    with pytest.raises(OptionError, match=f"cannot honour {REGISTERED}: use DigitClassifier"):
+        fit(digits, WithHook())
+
+
+def test_it_runs_on_a_cpu_or_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = CompiledDigitClassifier()
+    classifier.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setattr(CompiledDigitClassifier, "device", torch.device(kind))
+        check_honours(classifier)
+    monkeypatch.setattr(CompiledDigitClassifier, "device", torch.device("mps"))
+    with pytest.raises(OptionError, match=r"^CompiledDigitClassifier cannot honour a device of type mps: use Digit"):
+        check_honours(classifier)
 
 
 def test_a_classifier_may_be_trained_again_in_another_precision_with_another_rate_and_copied(
