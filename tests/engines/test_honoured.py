@@ -294,20 +294,34 @@ def test_what_is_compiled_is_the_first_whole_block_of_each_run(
     digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[tuple[int, ...]] = []
+    trained: list[tuple[int, ...]] = []
 
     class Recorded(Uncompiled):
-        def __init__(self, update: Any, parameters: Any, block: Any, *_: Any) -> None:
+        def __init__(self, update: Any, parameters: Any, block: Any, held: Any, threads: int) -> None:
             super().__init__(update)
+            assert [*map(float, held)] == [3.0]
+            assert threads == torch.get_num_threads()
             compiled.append(tuple(block[0].shape))
+
+        def library(self) -> Any:
+            train = super().library()
+
+            def recorded(parameters: Any, block: Any, held: Any) -> Any:
+                trained.append(tuple(block[0].shape))
+                return train(parameters, block, held)
+
+            return recorded
 
     monkeypatch.setattr("torchdigits.engines.compiled.Building", Recorded)
     classifier = CompiledDigitClassifier()
     fit(digits, classifier, max_steps=7, max_epochs=-1)  # less than a block: not worth it
-    assert compiled == []
+    assert compiled == trained == []
     fit(digits, classifier, max_epochs=2)
     fit(digits, classifier)
     fit(digits, classifier, batch_size=50)
     assert compiled == [(40, 10, 784), (24, 50, 784)]
+    # Two calls check it, then one is for each whole block: three in an epoch, or one.
+    assert trained == [(40, 10, 784)] * (2 + 3 * 3) + [(24, 50, 784)] * (2 + 1)
 
 
 def test_a_block_must_be_one(digits: DigitSplits) -> None:

@@ -77,6 +77,7 @@ def test_lines_lie_along_a_slope(slope: float) -> None:
     tops = [(x, y + round(slope * x)) for y in (100, 180) for x in range(0, 480, 60)]
     parts = [part(x, y, x + 20, y + 40) for x, y in tops]
     assert lines._slope(parts) == pytest.approx(slope, abs=0.011)
+    assert lines._slope(parts * 60) == lines._slope(parts)
     chance = np.random.default_rng(0)
     found = lines_of([parts[n] for n in chance.permutation(len(parts))], 4)
     assert [[box_of(one) for one in line] for line in found] == [
@@ -111,6 +112,13 @@ def test_a_line_is_what_lies_within_half_a_height_and_is_half_as_high() -> None:
     for lower, higher, end, numbers in ((15, 0, 300, [12]), (25, 0, 300, [6, 6]), (16, 16, 150, [9])):
         others = [(x + 25, 100 + lower, x + 45, 140 + lower - higher) for x in range(0, end, 50)]
         assert [len(line) for line in lines_of([part(*box) for box in (*large, *others)], 4)] == numbers
+
+
+@pytest.mark.parametrize(("lower", "together"), [(5, True), (7, False)])
+def test_a_higher_digit_is_of_the_line_if_it_lies_within_two_fifths_of_its_height(lower: int, together: bool) -> None:
+    low = [(x, 100, x + 20, 120) for x in range(0, 300, 50)]
+    found = lines_of([part(*box) for box in (*low, (300, 100 + lower, 320, 140 + lower))], 4)
+    assert [len(line) for line in found] == ([7] if together else [6, 1])
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,12 @@ def test_a_long_chain_is_cut_between_each_two() -> None:
     assert len(lefts) <= 6 * 9
 
 
+@pytest.mark.parametrize(("width", "number"), [(40, 12), (100, 30), (300, 60)])
+def test_there_are_six_cuts_for_each_digit_that_the_ink_may_be_and_60_in_all(width: int, number: int) -> None:
+    seams = [np.full(20, column) for column in range(1, width - 2)]
+    assert len(cuts._different(np.ones((20, width), bool), seams)) == number
+
+
 def test_large_ink_is_cut_as_small_ink_is() -> None:
     """From twice 100 rows on it is made smaller for that."""
     mask = np.zeros((50, 60), bool)
@@ -515,6 +521,11 @@ def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pyte
         assert one.box[0] == (40 if (first, last) == (3, 4) else edges[first])
     monkeypatch.setattr(page, "cuts", lambda *_: [])
     assert page._pieces(whole, 5, line) == []
+    low = part(30, 5, 90, 45)
+    low.mask[15:, 20:40] = False
+    given = [(low.mask & (np.arange(60) < column), 0.0) for column in (20, 40)]
+    monkeypatch.setattr(page, "cuts", lambda *_: given)
+    assert [(one.start, one.end) for one in page._pieces(low, 5, line)] == [(5, 6), (5, 7), (5, 8), (6, 8), (7, 8)]
     for width, spans in ((52, [(5, 6), (5, 7), (6, 7)]), (53, [(5, 7), (6, 7)])):  # 1.3 heights, and more
         wide = part(30, 5, 90, 45)
         left = wide.mask.copy()

@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import io
 import logging
@@ -643,6 +644,7 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
     work, wait, one_may_end = Workers.work, reading._wait_for_place, threading.Semaphore(0)
     waiting: list[object] = []
     begun: list[int] = []
+    lanes: set[reading._Places] = set()
 
     def slowly(self: Workers, file: io.BytesIO, task: str) -> object:
         begun.append(len(file.getvalue()) - len(picture))
@@ -650,6 +652,7 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
         return work(self, file, task)
 
     async def watched(places: reading._Places, request: Any) -> None:
+        lanes.add(places)
         waiting.append(request)
         await wait(places, request)
 
@@ -673,6 +676,54 @@ def test_a_client_does_not_wait_for_all_pictures_of_another(
         one_may_end.release(reading.SMALL)
         assert {answer.result() for answer in answers} == {200}
     assert begun == [11, 12, 21, 31, 22, 13, 14, 15]
+    [places] = lanes
+    assert wait_for(lambda: not places._clients)
+
+
+def test_a_place_goes_to_the_client_that_has_the_fewest() -> None:
+    async def given() -> list[str]:
+        places, found = reading._Places(2), []
+
+        async def one(client: str) -> None:
+            await places.acquire(client)
+            found.append(client)
+
+        await one("first")
+        await one("first")
+        places.release("first")
+        await one("second")
+        async with asyncio.TaskGroup() as waiting:
+            for client in ("first", "third", "third"):
+                waiting.create_task(one(client))
+                await asyncio.sleep(0)
+            assert found == ["first", "first", "second"]
+            for client in ("second", "third", "third"):  # the first still has one
+                places.release(client)
+                await asyncio.sleep(0.01)
+        places.release("first")
+        places.release("first")
+        assert not places._clients
+        await one("fourth")
+        await one("fourth")
+        return found
+
+    expected = ["first", "first", "second", "third", "first", "third", "fourth", "fourth"]
+    assert asyncio.run(asyncio.wait_for(given(), 30)) == expected
+
+
+def test_the_description_of_an_answer_has_its_sizes() -> None:
+    schemas = web.application().openapi()["components"]["schemas"]
+    for name in ("Answer", "PageDigit", "PageAnswer"):
+        assert all("description" in field for field in schemas[name]["properties"].values())
+    for name, field, sizes in (
+        ("Answer", "activations", (10, 10)),
+        ("Answer", "pixels", (28, 28)),
+        ("PageDigit", "box", (4, 4)),
+        ("PageAnswer", "size", (2, 2)),
+        ("PageAnswer", "digits", (1, None)),
+    ):
+        described = schemas[name]["properties"][field]
+        assert (described["minItems"], described.get("maxItems")) == sizes
 
 
 @pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves
