@@ -299,6 +299,7 @@ def test_what_is_compiled_is_the_first_whole_block_of_each_run(
     class Recorded(Uncompiled):
         def __init__(self, update: Any, parameters: Any, block: Any, held: Any, threads: int) -> None:
             super().__init__(update)
+            assert [tuple(value.shape) for value in parameters.values()] == [(30, 784), (30,), (10, 30), (10,)]
             assert [*map(float, held)] == [3.0]
             assert threads == torch.get_num_threads()
             compiled.append(tuple(block[0].shape))
