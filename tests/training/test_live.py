@@ -16,7 +16,7 @@ from conftest import Uncompiled, leave_uncompiled
 from torchdigits import load_network
 from torchdigits.data.batches import epoch_order
 from torchdigits.data.datasets import DigitSplits
-from torchdigits.engines.compiler import Train, sgd_loop
+from torchdigits.engines.compiler import Block, Train, Update, sgd_loop
 from torchdigits.engines.library import BuildError
 from torchdigits.errors import DivergedError, OptionError
 from torchdigits.network import SigmoidMLP
@@ -78,8 +78,13 @@ def test_it_is_the_run_of_train_bit_for_bit(changes: dict[str, object], digits: 
 
 
 def test_the_same_with_updates_in_blocks(digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Singly(Uncompiled):
+        def __init__(self, update: Update, parameters: object, block: Block, *_: object) -> None:
+            super().__init__(update)
+            assert [tuple(part.shape) for part in block] == [(1, 13, 784), (1, 13)]
+
     leave_uncompiled(monkeypatch)
-    monkeypatch.setattr(live, "Building", Uncompiled)
+    monkeypatch.setattr(live, "Building", Singly)
     wanted = options(tmp_path, engine="compiled", batch_size=13)  # 93 mini-batches of 13, and one of 8
     trained = train(wanted)
     for portions in PORTIONS.values():
