@@ -46,6 +46,7 @@ from torchdigits.web.middleware import LARGE, LARGE_AT_A_TIME, MAX_BYTES
 from torchdigits.web.protocol import GuardedProtocol, listen
 
 Run = Callable[..., Outcome]
+BINARY = {"type": "string", "format": "binary"}
 PNG = {"Content-Type": "image/png"}
 PATHS = (
     "/",
@@ -711,8 +712,15 @@ def test_a_place_goes_to_the_client_that_has_the_fewest() -> None:
     assert asyncio.run(asyncio.wait_for(given(), 30)) == expected
 
 
-def test_the_description_of_an_answer_has_its_sizes() -> None:
-    schemas = web.application().openapi()["components"]["schemas"]
+def test_the_description_of_an_answer_has_its_sizes_and_that_of_a_picture_its_types() -> None:
+    described = web.application().openapi()
+    schemas = described["components"]["schemas"]
+    for path in ("/recognize", "/read"):
+        content = described["paths"][path]["post"]["requestBody"]["content"]
+        form = content.pop("multipart/form-data")["schema"]
+        assert form == {"type": "object", "required": ["picture"], "properties": {"picture": BINARY}}
+        assert set(content) == {"image/png", "image/jpeg", "image/*", "application/octet-stream"}
+        assert all(body == {"schema": BINARY} for body in content.values())
     for name in ("Answer", "PageDigit", "PageAnswer"):
         assert all("description" in field for field in schemas[name]["properties"].values())
     for name, field, sizes in (
@@ -722,8 +730,8 @@ def test_the_description_of_an_answer_has_its_sizes() -> None:
         ("PageAnswer", "size", (2, 2)),
         ("PageAnswer", "digits", (1, None)),
     ):
-        described = schemas[name]["properties"][field]
-        assert (described["minItems"], described.get("maxItems")) == sizes
+        of_field = schemas[name]["properties"][field]
+        assert (of_field["minItems"], of_field.get("maxItems")) == sizes
 
 
 @pytest.mark.parametrize("more", [0, 100_000])  # of so many bytes uvicorn stops reading, and does not see who leaves
