@@ -32,7 +32,7 @@ from conftest import ROOT, Outcome, assert_one_line_error, served
 from fastapi import FastAPI
 from PIL import Image
 
-from torchdigits import Recognizer, SigmoidMLP, load_network
+from torchdigits import Recognizer, SigmoidMLP, __version__, load_network
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.errors import CheckpointError, SlowImageError
 from torchdigits.files.networks import save_network
@@ -721,8 +721,10 @@ def test_the_description_of_an_answer_has_its_sizes_and_that_of_a_picture_its_ty
         assert form == {"type": "object", "required": ["picture"], "properties": {"picture": BINARY}}
         assert set(content) == {"image/png", "image/jpeg", "image/*", "application/octet-stream"}
         assert all(body == {"schema": BINARY} for body in content.values())
-    for name in ("Answer", "PageDigit", "PageAnswer"):
-        assert all("description" in field for field in schemas[name]["properties"].values())
+    assert described["info"]["version"] == __version__
+    for name in ("Answer", "PageDigit", "PageAnswer", "Card", "Network"):
+        assert all("description" in field for field in schemas[name]["properties"].values()), name
+        assert set(schemas[name]["required"]) == {*schemas[name]["properties"]}, name
     for name, field, sizes in (
         ("Answer", "activations", (10, 10)),
         ("Answer", "pixels", (28, 28)),

@@ -53,11 +53,11 @@ class Card(BaseModel):
 
 
 class Network(BaseModel):
-    file: str
+    file: str = Field(description="name of the checkpoint's file")
     sha256: str = Field(description="of the file")
     sizes: list[int] = Field(description="neurons in each layer, the inputs first")
     parameters: int = Field(description="number of weights and biases")
-    precision: str
+    precision: str = Field(description="type of the weights, as torch names it: float32 or float64")
     card: Card | None = Field(description="null for networks other than the one that comes with torchdigits")
     layers: list[Layer] = Field(description="from the first after the inputs; decimals that keep every bit")
 
