@@ -1,6 +1,7 @@
 """Try for long what must go on for long: python scripts/soak.py --minutes 30; python scripts/soak.py --part runs"""
 
 import io
+import json
 import random
 import re
 import signal
@@ -100,13 +101,31 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
 
     def draw() -> None:
         start = monotonic()
-        done.put(f"drawing {_post(port, drawing)}")
+        done.put(f"drawing {_request(port, '/recognize', drawing)[0]}")
         times.append(monotonic() - start)
         sleep(0.05)
 
-    def send(what: str, content: Callable[[], bytes]) -> None:
-        done.put(f"{what} {_post(port, content())}")
+    def send(what: str, content: Callable[[], bytes], path: str = "/recognize") -> None:
+        done.put(f"{what} {_request(port, path, content())[0]}")
         sleep(0.2)
+
+    def learn() -> None:
+        """Begin a run, watch it for some time, and end it, or leave that to the server."""
+        status, answer = _request(port, "/runs", b'{"epochs": 2}', kind="application/json")
+        done.put(f"run {status}")
+        sleep(1)
+        if status != "201":
+            return
+        run, version = f"/runs/{json.loads(answer)['run']}", -1
+        _request(port, run, b'{"updates": "end"}', "PATCH", "application/json")
+        until = min(end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
+        while monotonic() < until:
+            status, answer = _request(port, f"{run}/frame?after={version}&points=0", method="GET")
+            done.put(f"frame {status}")
+            if status == "200":
+                version = json.loads(answer[4 : 4 + int.from_bytes(answer[:4], "little")])["version"]
+        if CHANCE.random() < 0.5:
+            done.put(f"end of a run {_request(port, run, method='DELETE')[0]}")
 
     def connect(what: str, content: bytes, drips: bool = False) -> None:
         """Send something on many connections at once, read nothing, and wait until they are ended, or longer."""
@@ -129,6 +148,8 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
     begun = f"POST /recognize {head}Content-Type: image/png\r\nContent-Length: 199000\r\n\r\n".encode()
     clients: list[Callable[[], None]] = [draw] * 4
     clients += [
+        *[learn] * 2,
+        lambda: send("page", lambda: drawing, "/read"),
         lambda: send("large picture", lambda: large),
         lambda: send("broken picture", lambda: drawing[: CHANCE.randrange(len(drawing))]),
         lambda: send("noise", lambda: CHANCE.randbytes(CHANCE.randrange(300_000))),
@@ -151,16 +172,17 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
     return Counter(done.get_nowait() for _ in range(done.qsize())), times
 
 
-def _post(port: int, content: bytes) -> str:
-    """Send a picture; the answer's status, or what went wrong."""
+def _request(
+    port: int, path: str, content: bytes = b"", method: str = "POST", kind: str = "image/png"
+) -> tuple[str, bytes]:
+    """The answer's status, or what went wrong, and the answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("POST", "/recognize", content, {"Content-Type": "image/png"})
+        connection.request(method, path, content, {"Content-Type": kind})
         response = connection.getresponse()
-        response.read()
-        return str(response.status)
+        return str(response.status), response.read()
     except (OSError, HTTPException) as error:
-        return type(error).__name__
+        return type(error).__name__, b""
     finally:
         connection.close()
 
