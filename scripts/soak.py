@@ -35,7 +35,7 @@ CHANCE = random.Random()  # noqa: S311  # nothing secret
 CONNECTIONS = 40  # of each kind of client that connects only to disturb; the server has 128 at most
 WORKERS = 4  # processes that train in one folder
 GROWTH = 64  # MiB that a server's memory may have grown by
-PATIENCE = 25  # seconds: the server ends connections after 20
+PATIENCE = 35  # seconds: the server ends connections after 20, and runs that nobody watches after 30
 END = (0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)  # what a run that was stopped may end with
 
 

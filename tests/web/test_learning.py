@@ -396,10 +396,12 @@ def test_wrong_changes_are_told_in_a_line_and_change_nothing(client: httpx.Clien
     watch.end()
 
 
-def test_a_body_that_is_no_json_is_told(client: httpx.Client) -> None:
+def test_a_body_that_is_no_json_is_told_and_where_it_is_wrong(client: httpx.Client) -> None:
     for body in (b"x", b"{"):
         answer = client.post("/runs", content=body, headers={"Content-Type": "application/json"})
-        assert_refused(answer, 422, "the body: it is no JSON")
+        assert (answer.status_code, answer.json()) == (422, {"error": "the body: it is no JSON"})
+    answer = client.post("/runs", json={"hidden": [30, 0]})
+    assert answer.json() == {"error": "hidden.1: Input should be greater than or equal to 1"}
 
 
 def assert_refused(answer: httpx.Response, status: int, word: str) -> None:
