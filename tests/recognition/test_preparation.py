@@ -22,6 +22,7 @@ from torchdigits.recognition.steps import (
     is_mnist_like,
     keep_ink,
     match_stroke,
+    of_ink,
     remove_paper,
     scale,
 )
@@ -410,3 +411,11 @@ def test_distorted_digits_are_recognised(run_script: Run, mnist_dir: Path) -> No
         if "shadow" not in row["distortion"]:  # which is too much
             assert row["after"] >= found["clean"] - (row["allowed"] or 5) - 7, row  # of 30, two by chance
     assert_one_line_error(run_script("distortions.py", "--data-dir", mnist_dir, "--images", 0), "--images 0")
+
+
+def test_ink_of_sparse_dots_is_scaled_to_what_can_be_seen() -> None:
+    dots = np.zeros((1700, 1700), np.float32)
+    dots[range(0, 1700, 6), range(0, 1700, 6)] = 1
+    prepared = of_ink(dots, 96)["28x28"]
+    assert prepared.max() == 255
+    assert np.abs(np.subtract(*np.nonzero(prepared))).max() <= 3  # along the diagonal

@@ -254,3 +254,7 @@ def test_several_pages_are_read_as_each_of_them(monkeypatch: pytest.MonkeyPatch)
             assert ours.digit == theirs.digit
             assert ours.distance == theirs.distance
             assert ours.activations == pytest.approx(theirs.activations, rel=1e-5)
+
+
+def test_no_images_have_no_answers() -> None:
+    assert Recognizer().answers(np.zeros((0, 784), np.uint8), np.zeros((0, 10), np.float32)) == []

@@ -23,8 +23,8 @@ def cuts(mask: np.ndarray, pen: float) -> list[tuple[np.ndarray, float]]:
         pen: the width of a stroke, in pixels.
 
     Returns:
-        Of each cut, the ink to the left of it, `(H, W)`, bool, and its length through ink, in widths of the pen; those
-        with little to the left first.
+        Of each cut, the ink to the left of it, `(H, W)`, bool, and its length through ink, in widths of the pen; about
+        in the order of how much is to the left.
     """
     step = max(1, len(mask) // _ROWS)
     small, pen = _smaller(mask, step), pen / step

@@ -50,7 +50,15 @@ class Part(NamedTuple):
 
 
 def parts_on(mask: np.ndarray, pen: float) -> list[Part]:
-    """Connected ink that may be a digit or a piece of one: without specks, spots, and what comes in from outside."""
+    """Connected ink that may be a digit or a piece of one: without specks, spots, and what comes in from outside.
+
+    Args:
+        mask: `(H, W)`, bool.
+        pen: the width of a stroke, in pixels.
+
+    Raises:
+        ImageError: there is more than a page of digits has.
+    """
     ink = parts_of(mask)
     large = ink.areas >= max(4, 0.4 * pen**2)
     large &= ink.lengths > max(1.5 * pen, 0.12 * typical_length(ink.lengths[large], ink.areas[large]))
@@ -128,6 +136,7 @@ def _gap(one: Part, other: Part) -> float:
 
 
 def together(parts: list[Part]) -> Part:
+    """The ink of several parts, at least one, as one."""
     left, top = min(part.left for part in parts), min(part.top for part in parts)
     right, bottom = max(part.right for part in parts), max(part.bottom for part in parts)
     mask = np.zeros((bottom - top, right - left), bool)
@@ -138,15 +147,16 @@ def together(parts: list[Part]) -> Part:
 
 def _stacked(line: list[Part]) -> list[Part]:
     """A line in which parts one above the other are put together, such as the bar of a 5, and dashes left out."""
-    height = np.median([part.height for part in line if part.height > 0.5 * max(p.height for p in line)])
+    highest = max(part.height for part in line)
+    height = np.median([part.height for part in line if part.height > 0.5 * highest])
     found: list[Part] = []
     for part in line:
         for at, other in enumerate(found):
-            both = together([part, other])
-            across, down = part.width + other.width - both.width, part.height + other.height - both.height
+            across = min(part.right, other.right) - max(part.left, other.left)
+            down = min(part.bottom, other.bottom) - max(part.top, other.top)
             above = across > 0.5 * min(part.width, other.width) and down < 0.4 * min(part.height, other.height)
-            if above and both.height < 1.4 * height:
-                found[at] = both
+            if above and part.height + other.height - down < 1.4 * height:
+                found[at] = together([part, other])
                 break
         else:
             found.append(part)
@@ -154,5 +164,5 @@ def _stacked(line: list[Part]) -> list[Part]:
 
 
 def too_many() -> ImageError:
-    """There is more than a page of digits has."""
+    """What to raise where there is more than a page of digits has."""
     return ImageError("there are too many marks on it, as in print or noise: cut out the part that has digits")

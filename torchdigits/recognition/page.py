@@ -50,7 +50,8 @@ def candidates_on(grey: np.ndarray, several: float = _SEVERAL) -> list[Candidate
 
     Args:
         grey: `(H, W)`, uint8.
-        several: the odds, as `shapes.odds` has them, from which on a part is cut.
+        several: the odds, as `shapes.odds` has them, from which on a part is cut; one much wider than high is in any
+            case.
 
     Raises:
         NoInkError: nothing is written on it, or lines alone.

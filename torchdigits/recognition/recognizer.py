@@ -157,7 +157,7 @@ class Recognizer:
         *hidden, activations = self.network.forward_pass(torch.tensor(images).to(weights) / 255)[1][1:]
         order = activations.argsort(descending=True, stable=True)[:, :2].tolist()  # of equal ones the first
         apart = distances(images) if apart is None else apart
-        unlike = unlikeness(apart, np.array([digit for digit, _ in order]))
+        unlike = unlikeness(apart, np.array([digit for digit, _ in order], np.int64))
         rows = zip(order, activations.tolist(), *(layer.tolist() for layer in hidden), strict=True)
         return [
             Recognition(digit, runner_up, outputs, layers, pixels, distance, doubt, doubt <= self.unsure)

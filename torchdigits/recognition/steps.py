@@ -256,7 +256,10 @@ def trim(ink: np.ndarray) -> np.ndarray:
 def scale(ink: np.ndarray) -> np.ndarray:
     """Scale the ink `(H, W)` so that its longer side is 20 pixels, as uint8, 255 where there is most."""
     height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
-    return np.clip(np.round(255 * _resize(ink, height, width)), 0, 255).astype(np.uint8)
+    small = _resize(ink, height, width)
+    if small.max() < 1 / 255:  # ink so sparse that nothing would be left
+        small = small / small.max()
+    return np.clip(np.round(255 * small), 0, 255).astype(np.uint8)
 
 
 def centre(digit: np.ndarray) -> np.ndarray:
