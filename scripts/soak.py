@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from benchmark_page import usage_of
+from benchmark_page import Usage, usage_of
 from PIL import Image
 
 from torchdigits import load_network
@@ -72,9 +72,9 @@ def _serve(seconds: float) -> list[str]:
                 raise OptionError("scripts/serve.py does not start")
             try:
                 _ask(int(port[1]), seconds / 10)
-                before = usage_of(server.pid)
+                before = _usage_of(server.pid)
                 counts, times = _ask(int(port[1]), 0.9 * seconds)
-                after = usage_of(server.pid)
+                after = _usage_of(server.pid)
             finally:
                 server.terminate()
         errors.seek(0)
@@ -94,48 +94,100 @@ def _serve(seconds: float) -> list[str]:
     return problems
 
 
+def _usage_of(server: int) -> Usage | None:
+    """What it has, less two threads and a pipe for each process that it keeps ready to train."""
+    if (usage := usage_of(server)) is None:
+        return None
+    tasks = Path(f"/proc/{server}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text(encoding="utf-8").split()]
+    kept = sum(b"web.trainer" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    return usage._replace(threads=usage.threads - 2 * kept, files=usage.files - kept)
+
+
 def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
     """Ask for some seconds, and wait until the server has ended what is left; what was answered, and how fast."""
-    drawing, large = _digit(1), _digit(100) + bytes(500_000)
-    done, times, end = SimpleQueue[str](), [], monotonic() + seconds
+    clients = _Clients(port, monotonic() + seconds)
 
-    def draw() -> None:
+    def go_on(client: Callable[[], None]) -> None:
+        while monotonic() < clients.end:
+            with suppress(ConnectionError):
+                client()
+
+    with ThreadPoolExecutor(len(clients.all())) as pool:
+        for client in [pool.submit(go_on, client) for client in clients.all()]:
+            client.result()
+    sleep(PATIENCE)
+    return Counter(clients.done.get_nowait() for _ in range(clients.done.qsize())), clients.times
+
+
+class _Clients:
+    """Those who ask a server.
+
+    Attributes:
+        end: when they stop.
+        done: what was sent, and how it was answered.
+        times: seconds that each drawing took.
+    """
+
+    def __init__(self, port: int, end: float) -> None:
+        self.end, self.done, self.times = end, SimpleQueue[str](), list[float]()
+        self._port, self._drawing, self._large = port, _digit(1), _digit(100) + bytes(500_000)
+
+    def all(self) -> list[Callable[[], None]]:
+        """Each is called again and again."""
+        drawing, head = self._drawing, f"HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+        begun = f"POST /recognize {head}Content-Type: image/png\r\nContent-Length: 199000\r\n\r\n".encode()
+        return [
+            *[self.draw] * 4,
+            *[self.learn] * 2,
+            lambda: self.send("page", drawing, "/read"),
+            lambda: self.send("large picture", self._large),
+            lambda: self.send("broken picture", drawing[: CHANCE.randrange(len(drawing))]),
+            lambda: self.send("noise", CHANCE.randbytes(CHANCE.randrange(300_000))),
+            lambda: self.connect("idle", b""),
+            lambda: self.connect("drips", begun, drips=True),
+            lambda: self.connect("half a body", begun + bytes(100_000)),
+            lambda: self.connect("reads nothing", f"GET /network {head}\r\n".encode() * 60),
+            lambda: self.connect("garbage", CHANCE.randbytes(10_000)),
+        ]
+
+    def draw(self) -> None:
         start = monotonic()
-        done.put(f"drawing {_request(port, '/recognize', drawing)[0]}")
-        times.append(monotonic() - start)
+        self._request("drawing", "/recognize", self._drawing)
+        self.times.append(monotonic() - start)
         sleep(0.05)
 
-    def send(what: str, content: Callable[[], bytes], path: str = "/recognize") -> None:
-        done.put(f"{what} {_request(port, path, content())[0]}")
+    def send(self, what: str, content: bytes, path: str = "/recognize") -> None:
+        self._request(what, path, content)
         sleep(0.2)
 
-    def learn() -> None:
+    def learn(self) -> None:
         """Begin a run, watch it for some time, and end it, or leave that to the server."""
-        status, answer = _request(port, "/runs", b'{"epochs": 2}', kind="application/json")
-        done.put(f"run {status}")
+        status, answer = self._request("run", "/runs", b'{"epochs": 2}')
         sleep(1)
         if status != "201":
             return
         run, version = f"/runs/{json.loads(answer)['run']}", -1
-        _request(port, run, b'{"updates": "end"}', "PATCH", "application/json")
-        until = min(end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
+        self._request("change of a run", run, b'{"updates": "end"}', "PATCH")
+        until = min(self.end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
         while monotonic() < until:
-            status, answer = _request(port, f"{run}/frame?after={version}&points=0", method="GET")
-            done.put(f"frame {status}")
+            status, answer = self._request("frame", f"{run}/frame?after={version}&points=0", method="GET")
             if status == "200":
                 version = json.loads(answer[4 : 4 + int.from_bytes(answer[:4], "little")])["version"]
         if CHANCE.random() < 0.5:
-            done.put(f"end of a run {_request(port, run, method='DELETE')[0]}")
+            self._request("end of a run", run, method="DELETE")
 
-    def connect(what: str, content: bytes, drips: bool = False) -> None:
+    def connect(self, what: str, content: bytes, drips: bool = False) -> None:
         """Send something on many connections at once, read nothing, and wait until they are ended, or longer."""
-        connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(CONNECTIONS)]
-        until = min(end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
+        connections = [
+            socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE) for _ in range(CONNECTIONS)
+        ]
+        until = min(self.end, monotonic() + CHANCE.uniform(0.1, 1) * PATIENCE)
         for connection in connections:
             with suppress(OSError):
                 connection.setblocking(False)
                 connection.send(content)
-            done.put(what)
+            self.done.put(what)
         while monotonic() < until:
             sleep(0.5)
             for connection in connections if drips else ():
@@ -144,47 +196,20 @@ def _ask(port: int, seconds: float) -> tuple[Counter[str], list[float]]:
         for connection in connections:
             connection.close()
 
-    head = f"HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-    begun = f"POST /recognize {head}Content-Type: image/png\r\nContent-Length: 199000\r\n\r\n".encode()
-    clients: list[Callable[[], None]] = [draw] * 4
-    clients += [
-        *[learn] * 2,
-        lambda: send("page", lambda: drawing, "/read"),
-        lambda: send("large picture", lambda: large),
-        lambda: send("broken picture", lambda: drawing[: CHANCE.randrange(len(drawing))]),
-        lambda: send("noise", lambda: CHANCE.randbytes(CHANCE.randrange(300_000))),
-        lambda: connect("idle", b""),
-        lambda: connect("drips", begun, drips=True),
-        lambda: connect("half a body", begun + bytes(100_000)),
-        lambda: connect("reads nothing", f"GET /network {head}\r\n".encode() * 60),
-        lambda: connect("garbage", CHANCE.randbytes(10_000)),
-    ]
-
-    def go_on(client: Callable[[], None]) -> None:
-        while monotonic() < end:
-            with suppress(ConnectionError):
-                client()
-
-    with ThreadPoolExecutor(len(clients)) as pool:
-        for client in [pool.submit(go_on, client) for client in clients]:
-            client.result()
-    sleep(PATIENCE)
-    return Counter(done.get_nowait() for _ in range(done.qsize())), times
-
-
-def _request(
-    port: int, path: str, content: bytes = b"", method: str = "POST", kind: str = "image/png"
-) -> tuple[str, bytes]:
-    """The answer's status, or what went wrong, and the answer."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, content, {"Content-Type": kind})
-        response = connection.getresponse()
-        return str(response.status), response.read()
-    except (OSError, HTTPException) as error:
-        return type(error).__name__, b""
-    finally:
-        connection.close()
+    def _request(self, what: str, path: str, content: bytes = b"", method: str = "POST") -> tuple[str, bytes]:
+        """Ask; the answer's status, or what went wrong, and the answer."""
+        kind = "application/json" if path.startswith("/runs") else "image/png"
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            connection.request(method, path, content, {"Content-Type": kind})
+            response = connection.getresponse()
+            status, answer = str(response.status), response.read()
+        except (OSError, HTTPException) as error:
+            status, answer = type(error).__name__, b""
+        finally:
+            connection.close()
+        self.done.put(f"{what} {status}")
+        return status, answer
 
 
 def _digit(scale: int) -> bytes:

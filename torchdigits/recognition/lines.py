@@ -89,10 +89,12 @@ def _is_spot(part: Part) -> bool:
 def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
     """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts.
 
-    Digits less than half as high as most have lines of their own, unless they are near to others: then they are pieces.
+    There must be a part. Digits less than half as high as most have lines of their own, unless they are near to others:
+    then they are pieces.
     """
     typical = np.median([part.longest for part in parts])
-    high = [part for part in parts if part.height > 0.45 * typical] or parts
+    least = 0.45 * typical if any(part.height > 0.45 * typical for part in parts) else 0
+    high = [part for part in parts if part.height > least]
     slope = _slope(high)
     lines: list[list[Part]] = []
     for part in sorted(high, key=lambda part: part.level(slope)):
@@ -104,10 +106,13 @@ def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
                 continue
         lines.append([part])
     apart = []
-    for part in (part for part in parts if not any(part is other for other in high)):
-        line, at = min(((line, at) for line in lines for at in range(len(line))), key=lambda p: _gap(part, p[0][p[1]]))
-        if _gap(part, line[at]) < 0.4 * line[at].height:
-            line[at] = together([line[at], part])
+    for part in (part for part in parts if part.height <= least):
+        gap, number, at = min(
+            (_gap(part, other), number, at) for number, line in enumerate(lines) for at, other in enumerate(line)
+        )
+        near = lines[number]
+        if gap < 0.4 * near[at].height:
+            near[at] = together([near[at], part])
         elif part.height > _SMALL * pen:
             apart.append(part)
     found = [_stacked(sorted(line, key=lambda part: part.left)) for line in lines]

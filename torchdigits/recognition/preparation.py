@@ -160,7 +160,7 @@ def _more_like_one(shape: _Shape | None, found: list[Candidate], pixels: np.ndar
     whole = [c for c in found if (c.line, c.start, c.end) == (0, 0, end)] if not any(c.line for c in found) else []
     if shape is not None and not whole:
         return shape
-    [best, *_] = whole or sorted(found, key=lambda c: (c.box[0] - c.box[2]) * (c.box[3] - c.box[1]))
+    best = whole[0] if whole else max(found, key=lambda c: (c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
     left, top, right, bottom = best.box
     steps = {"grey": pixels, "found": pixels[top:bottom, left:right], "28x28": best.pixels.reshape(28, 28)}
     other = _Shape.of(Digit(best.box, steps, bool(whole)))

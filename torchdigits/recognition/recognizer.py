@@ -1,5 +1,6 @@
 """A trained network that reads pictures of digits."""
 
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -150,6 +151,9 @@ class Recognizer:
         Args:
             images: `(N, 784)`, uint8, 255 ink.
             apart: their `shapes.distances`, `(N, 10)`, if they are known.
+
+        Returns:
+            An answer for each image.
         """
         from torchdigits.recognition.shapes import distances, doubts, unlikeness
 
@@ -167,17 +171,13 @@ class Recognizer:
         ]
 
     def read_all(self, sights: list[Sight]) -> list[Page]:
-        """Recognise what there is to read on pictures, in one forward pass."""
+        """Recognise what there is to read on pictures, in one forward pass; a page for each."""
         if not sights:
             return []
         images = np.concatenate([np.vstack([sight.pixels, sight.candidates]) for sight in sights])
         answers = self.answers(images, np.concatenate([sight.distances for sight in sights]))
-        pages = []
-        for sight in sights:
-            number = 1 + len(sight.candidates)
-            pages.append(_read(sight, answers[:number]))
-            del answers[:number]
-        return pages
+        following = iter(answers)
+        return [_read(sight, [*islice(following, 1 + len(sight.candidates))]) for sight in sights]
 
 
 def _read(sight: Sight, answers: list[Recognition]) -> Page:
