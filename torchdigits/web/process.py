@@ -32,8 +32,9 @@ class TrainingProcess:
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._messages: queue.Queue[bytes] = queue.Queue(_MOST_MESSAGES)
         self.over = False
-        for target in (self._listen, self._write):
-            threading.Thread(target=target, daemon=True).start()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -83,9 +84,10 @@ class TrainingProcess:
                 answer, content = json.loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
                 self._loop.call_soon_threadsafe(self._take, answer, content)
         self._process.wait()
+        with suppress(queue.Full):  # then the other thread is sending, which fails
+            self._messages.put_nowait(b"")  # which ends it
+        self._writer.join()
         self._pipe.close()
-        with suppress(queue.Full):
-            self._messages.put_nowait(b"")  # which ends the other thread
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end_all)
 
