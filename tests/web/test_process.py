@@ -60,7 +60,10 @@ def run(test: Test, monkeypatch: pytest.MonkeyPatch) -> None:
         return stand_in, stand_in.ours
 
     async def with_process() -> None:
-        await test(TrainingProcess(), stand_in)
+        process = TrainingProcess()
+        # Python waits for the others when it ends, and these may wait for a process.
+        assert all(thread.daemon for thread in set(threading.enumerate()) - threads)
+        await test(process, stand_in)
 
     monkeypatch.setattr(pipes, "start", start)
     monkeypatch.setattr(threading, "excepthook", unheard.append)

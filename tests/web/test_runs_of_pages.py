@@ -2,17 +2,24 @@
 
 import asyncio
 import errno
+import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import Clock
 
 from torchdigits.errors import OptionError
+from torchdigits.files.networks import shipped_checkpoint
 from torchdigits.training.options import TrainOptions
+from torchdigits.web import learning
 from torchdigits.web import runs as web_runs
+from torchdigits.web.app import application
 from torchdigits.web.runs import NoSuchRunError, Runs, TooManyRunsError
 from torchdigits.web.schemas import CannotNowError
 
@@ -288,3 +295,145 @@ def test_there_are_as_many_places_as_cores(monkeypatch: pytest.MonkeyPatch) -> N
     for cores, places in ((7, 7), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         assert Runs().places == places
+
+
+# The same, asked for by requests
+
+
+@asynccontextmanager
+async def asked(**options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = application(train_command=lambda *words: " ".join(words), **options)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+async def begun(client: httpx.AsyncClient, **options: Any) -> str:
+    """The address of a new run."""
+    answer = await client.post("/runs", json=options)
+    assert answer.status_code == 201, answer.text
+    return f"/runs/{answer.json()['run']}"
+
+
+def test_a_run_is_trained_as_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    odd = {"hidden": [12, 11], "epochs": 7, "batch_size": 3, "learning_rate": 0.5, "seed": 9}
+    largest = {"hidden": [1000], "epochs": 1000, "batch_size": 50_000, "learning_rate": 1000, "seed": 2**32 - 1}
+    smallest = {"hidden": [1], "epochs": 1, "batch_size": 1, "learning_rate": 1e-6, "seed": 0}
+    most = {"hidden": [710, 330, 610]}  # a million weights and biases
+    plain = {"hidden": [30], "epochs": 30, "batch_size": 10, "learning_rate": 3, "seed": 0}
+    asked_for: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({}, plain, ""),
+        (odd, odd, "--hidden 12 11 --epochs 7 --batch-size 3 --learning-rate 0.5 --seed 9 "),
+        (largest, largest, "--hidden 1000 --epochs 1000 --batch-size 50000 --learning-rate 1000 --seed 4294967295 "),
+        (smallest, smallest, "--hidden 1 --epochs 1 --batch-size 1 --learning-rate 1e-06 "),
+        (most, plain | most, "--hidden 710 330 610 "),
+        ({"hidden": [], "epochs": 3.0}, plain | {"hidden": [], "epochs": 3}, "--hidden --epochs 3 "),
+        ({"hidden": [9.0, 8, 7, 6]}, plain | {"hidden": [9, 8, 7, 6]}, "--hidden 9 8 7 6 "),
+    ]  # fmt: skip
+
+    async def ask() -> None:
+        started = stand_in(monkeypatch, well, well)
+        async with asked(data_dir=tmp_path) as client:
+            for options, wanted, words in asked_for:
+                answer = await client.post("/runs", json=options)
+                assert answer.json()["command"] == f"--dataset digits {words}--accelerator cpu"
+                run = f"/runs/{answer.json()['run']}"
+                await client.get(f"{run}/frame")
+                assert started[0].heard[-2]["do"] == "begin"
+                begun_with = TrainOptions.from_plain(json.loads(json.dumps(started[0].heard[-2]["options"])))
+                assert begun_with == TrainOptions(dataset="digits", accelerator="cpu", data_dir=tmp_path, **wanted)
+                assert (await client.delete(run)).status_code == 204
+            for options in (
+                {"hidden": [1001]}, {"hidden": [1] * 5}, {"epochs": 1001}, {"batch_size": 50_001}, {"seed": 2**32},
+                {"learning_rate": 1000.001}, {"learning_rate": 9e-7}, {"seed": "0"}, {"hidden": [1.5]}, {"more": 1},
+            ):  # fmt: skip
+                answer = await client.post("/runs", json=options)
+                assert (answer.status_code, *answer.json()) == (422, "error")
+            too_large = await client.post("/runs", json={"hidden": [710, 331, 610]})
+            assert (too_large.status_code, too_large.json()) == (
+                409, {"error": "1,001,321 weights and biases: the page trains 1,000,000 at most"},
+            )  # fmt: skip
+            assert (await client.get("/runs")).json() == {"datasets": ["digits"], "places": 1, "going": 0, "waiting": 0}
+            no_mnist = await client.post("/runs", json={"dataset": "mnist"})
+            assert (no_mnist.status_code, no_mnist.json()) == (
+                409, {"error": "MNIST is not on this machine: train on the digits, or start the server with --data-dir"}
+            )  # fmt: skip
+            monkeypatch.setattr(learning, "has_mnist", lambda folder: folder == tmp_path)
+            assert (await client.get("/runs")).json()["datasets"] == ["digits", "mnist"]
+            answer = await client.post("/runs", json={"dataset": "mnist"})
+            assert answer.json()["command"] == f"--accelerator cpu --data-dir {tmp_path}"
+        monkeypatch.setattr(learning, "has_mnist", lambda folder: folder is None)
+        async with asked() as client:  # MNIST is where `train` looks by itself
+            answer = await client.post("/runs", json={"dataset": "mnist"})
+            assert answer.json()["command"] == "--accelerator cpu"
+
+    asyncio.run(ask())
+
+
+def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    network = shipped_checkpoint().read_bytes()
+    image = [[n % 256 for n in range(28 * row, 28 * row + 28)] for row in range(28)]
+    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        *(({"updates": updates}, {"updates": updates}) for updates in (0, 10**9, "epoch", "end")),
+        *(({"learning_rate": rate}, {"learning_rate": rate}) for rate in (1e-6, 1000)),
+        *(({"pace": pace}, {"pace": pace}) for pace in (0, 0.5, 10**6)),
+        ({"drawing": image, "updates": 3.0}, {"drawing": image, "updates": 3}),
+        ({"drawing": "none"}, {"drawing": None}),
+        ({"pace": None, "updates": 1}, {"updates": 1}),
+    ]
+
+    async def ask() -> None:
+        started = stand_in(monkeypatch, lambda message: network if message["do"] == "checkpoint" else b"frame")
+        async with asked() as client:
+            run = await begun(client, learning_rate=0.5)
+            waiting = await begun(client)
+            for query, after, points in (("", -1, 0), ("?after=7&points=1000000", 7, 10**6)):
+                answer = await client.get(f"{run}/frame{query}")
+                assert (answer.status_code, answer.content) == (200, b"frame")
+                assert started[0].heard[-1] == {"do": "frame", "patience": 10, "after": after, "points": points}
+            for change, heard in changes:
+                assert (await client.patch(run, json=change)).status_code == 204
+                assert started[0].heard[-1] == {"do": "set", "changes": heard}
+            before = len(started[0].heard)
+            for change in ({"updates": 10**9 + 1}, {"pace": 10**6 + 1}, {"learning_rate": 0}, {"updates": "all"}):
+                assert (await client.patch(run, json=change)).status_code == 422
+            for query in ("points=1000001", "points=-1", "after=x"):
+                assert (await client.get(f"{run}/frame?{query}")).status_code == 422
+            assert len(started[0].heard) == before
+            for query, best, name in (("", False, ""), ("?best=true", True, "-best")):
+                answer = await client.get(f"{run}/checkpoint{query}")
+                assert started[0].heard[-1] == {"do": "checkpoint", "best": best}
+                assert (answer.status_code, answer.content) == (200, network)
+                assert answer.headers["content-type"] == "application/octet-stream"
+                assert answer.headers["content-disposition"] == (
+                    f'attachment; filename="digits-784-30-10-eta0.5-seed0{name}.ckpt"'
+                )
+            own, ours = [
+                (await client.post("/steps", json={"pixels": image, "label": 3} | of)).json()
+                for of in ({"run": run.removeprefix("/runs/")}, {})
+            ]
+            assert own == ours
+            assert started[0].heard[-1] == {"do": "checkpoint", "best": False}
+            answer = await client.get(f"{waiting}/frame")
+            assert (answer.status_code, answer.json()) == (202, {"waiting": 1, "places": 1})
+            answer = await client.get(f"{waiting}/checkpoint")
+            assert (answer.status_code, answer.json()) == (409, {"error": "the run waits for its turn"})
+            assert (await client.get("/runs")).json() | {"datasets": []} == {
+                "datasets": [], "places": 1, "going": 1, "waiting": 1,
+            }  # fmt: skip
+            assert (await client.patch(waiting, json={"pace": 4})).status_code == 204
+            assert (await client.delete(run)).status_code == 204
+            assert (await client.get(f"{waiting}/frame")).status_code == 200
+            assert [message["do"] for message in started[0].heard[-4:]] == ["end", "begin", "set", "frame"]
+            assert started[0].heard[-2]["changes"] == {"pace": 4}
+            started[0].answers = refusing("frame", TimeoutError())
+            answer = await client.get(f"{waiting}/frame")
+            assert (answer.status_code, answer.content) == (204, b"")
+            for method, rest in (("GET", "/frame"), ("PATCH", ""), ("GET", "/checkpoint"), ("DELETE", "")):
+                answer = await client.request(method, f"{run}{rest}", json={} if method == "PATCH" else None)
+                assert (answer.status_code, *answer.json()) == (404, "error")
+
+    monkeypatch.setattr(web_runs, "_TURN", 0.01)
+    asyncio.run(ask())
