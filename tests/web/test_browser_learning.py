@@ -26,7 +26,7 @@ from torchdigits.web.app import application
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
 
-from playwright.sync_api import Locator, Page, Response, expect  # noqa: E402
+from playwright.sync_api import Locator, Page, Response, Route, expect  # noqa: E402
 
 pytestmark = pytest.mark.browser
 SLOW = 60_000  # milliseconds that a busy machine may take
@@ -165,17 +165,15 @@ def test_two_runs_side_by_side_from_the_same_start(learn: Page) -> None:
     expect(learn.locator(".run")).to_have_count(1)
 
 
-def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> None:
-    draw(learn, STROKES[3])
-    learn.fill("[name=seed]", "2")
-    learn.click("#start")
-    expect_state(learn, "Has finished")
-    expect(learn.locator(".run .answer").first).to_contain_text("second")
-    learn.locator("#paper").scroll_into_view_if_needed()
-    answered: list[Response] = []  # of which the last is that of all that is drawn
-    learn.on("response", lambda response: answered.append(response) if response.url.endswith("/recognize") else None)
-    draw(learn, [[(0.1, 0.1), (0.12, 0.12)]])
-    content = learn.evaluate(
+def recognitions(page: Page) -> list[Response]:
+    """The server's answers from now on to what is drawn, of which the last will be that of all that is."""
+    answered: list[Response] = []
+    page.on("response", lambda response: answered.append(response) if response.url.endswith("/recognize") else None)
+    return answered
+
+
+def expect_answer_to_the_last(page: Page, answered: list[Response]) -> None:
+    content = page.evaluate(
         """fetch(document.querySelector(".save").href.replace("?best=true", "")).then(answer => answer.arrayBuffer())
            .then(bytes => btoa(String.fromCharCode(...new Uint8Array(bytes))))"""
     )
@@ -187,12 +185,49 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
 
     def shown() -> list[float]:
         script = "rows => rows.map(row => +row.style.getPropertyValue('--activation'))"
-        return list(learn.locator(".small-bars li").evaluate_all(script))
+        return list(page.locator(".small-bars li").evaluate_all(script))
 
     end = monotonic() + SLOW / 1000
     while not (answered and shown() == pytest.approx(expected(), abs=1e-3)) and monotonic() < end:
-        learn.wait_for_timeout(50)  # the answer, and the frame with it, are on their way
+        page.wait_for_timeout(50)  # the answer, and the frame with it, are on their way
     assert shown() == pytest.approx(expected(), abs=1e-3)
+
+
+def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> None:
+    draw(learn, STROKES[3])
+    learn.fill("[name=seed]", "2")
+    learn.click("#start")
+    expect_state(learn, "Has finished")
+    expect(learn.locator(".run .answer").first).to_contain_text("second")
+    learn.locator("#paper").scroll_into_view_if_needed()
+    answered = recognitions(learn)
+    draw(learn, [[(0.1, 0.1), (0.12, 0.12)]])
+    expect_answer_to_the_last(learn, answered)
+
+
+def test_what_a_run_is_told_reaches_it_in_order(learn: Page) -> None:
+    learn.fill("[name=seed]", "2")
+    learn.locator("#steps button").nth(0).click()
+    expect(learn.locator(".now").first).to_contain_text("Update 1,", timeout=SLOW)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held or route.request.method != "PATCH":
+            route.continue_()
+        else:
+            held.append(route)
+
+    learn.route("**/runs/*", hold_the_first)
+    learn.locator("#paper").scroll_into_view_if_needed()
+    answered = recognitions(learn)
+    draw(learn, STROKES[3][:1])
+    while not held:
+        learn.wait_for_timeout(20)
+    draw(learn, [[(0.1, 0.1), (0.12, 0.9)]])
+    learn.wait_for_timeout(500)  # in which later ones could overtake it
+    held[0].continue_()
+    learn.wait_for_timeout(500)
+    expect_answer_to_the_last(learn, answered)
 
 
 def test_a_reload_in_the_middle_finds_the_run_again(learn: Page) -> None:

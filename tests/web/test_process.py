@@ -64,6 +64,7 @@ def run(test: Test, monkeypatch: pytest.MonkeyPatch) -> None:
         # Python waits for the others when it ends, and these may wait for a process.
         assert all(thread.daemon for thread in set(threading.enumerate()) - threads)
         await test(process, stand_in)
+        assert process._asked == {}  # nothing is kept of what was asked
 
     monkeypatch.setattr(pipes, "start", start)
     monkeypatch.setattr(threading, "excepthook", unheard.append)

@@ -397,7 +397,14 @@ def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPa
                 assert (await client.patch(run, json=change)).status_code == 204
                 assert started[0].heard[-1] == {"do": "set", "changes": heard}
             before = len(started[0].heard)
-            for change in ({"updates": 10**9 + 1}, {"pace": 10**6 + 1}, {"learning_rate": 0}, {"updates": "all"}):
+            for change in (
+                {"updates": 10**9 + 1},
+                {"updates": -1},
+                {"pace": 10**6 + 1},
+                {"pace": -1},
+                {"learning_rate": 0},
+                {"updates": "all"},
+            ):
                 assert (await client.patch(run, json=change)).status_code == 422
             for query in ("points=1000001", "points=-1", "after=x"):
                 assert (await client.get(f"{run}/frame?{query}")).status_code == 422

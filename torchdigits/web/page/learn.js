@@ -71,7 +71,7 @@ function addColumn(learningRate) {
     make("p", { className: "keep" }, parts.save),
     make("p", { className: "command" }, "", parts.shell),
   );
-  const column = { ...parts, element, run: null, command: "", header: null, points: [], weights: null, problem: "", goal: 0 };
+  const column = { ...parts, element, run: null, command: "", header: null, points: [], weights: null, problem: "", goal: 0, told: Promise.resolve() };
   rate.addEventListener("change", () => changeRate(column));
   remove.addEventListener("click", () => act(() => take(column)));
   columns.push(column);
@@ -123,8 +123,12 @@ async function begin(column) {
   follow(column, run);
 }
 
-async function change(column, changes) {
-  if (column.run) await ask("PATCH", `runs/${column.run}`, changes);
+function change(column, changes) { // one at a time, as a busy server may hear the second of two before the first
+  const { run } = column;
+  column.told = column.told.catch(() => {}).then(() => {
+    if (run && column.run === run) return ask("PATCH", `runs/${run}`, changes);
+  });
+  return column.told;
 }
 
 async function endRun(column) {
