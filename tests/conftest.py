@@ -78,17 +78,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=1, help="rounds of the kill test, in test_resume.py")
 
 
+def _some_are_named(config: pytest.Config) -> bool:
+    return bool(config.option.keyword or config.option.markexpr or not all(Path(arg).is_dir() for arg in config.args))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "" if _some_are_named(config) else "without the slow tests, which `pytest -m slow -n 2` runs"
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A worker on each core, up to four, as each takes a gigabyte; none where tests are named, to start at once."""
-    named = config.option.keyword or config.option.markexpr or not all(Path(arg).is_dir() for arg in config.args)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if named or cores == 1 else min(cores, 4)
+    return 0 if _some_are_named(config) or cores == 1 else min(cores, 4)
 
 
-@pytest.hookimpl(trylast=True)  # after whatever puts them in random order
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, so that no process waits for another in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests, a few in a hundred that take twice as long as all others, are left out unless tests are named."""
+    if not _some_are_named(config):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

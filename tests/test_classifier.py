@@ -192,6 +192,7 @@ def test_engines_leave_the_same_checkpoints_steps_and_metrics(tmp_path: Path, di
         torch.testing.assert_close(theirs["state_dict"][name], tensor, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("first", ENGINES)
 @pytest.mark.parametrize("second", ENGINES)

@@ -54,7 +54,14 @@ def name_of(page: Path) -> str:
     return page.stem
 
 
-@pytest.mark.parametrize("page", pages_with("python"), indirect=True, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem == "lightning" else (), id=page.stem)  # it compiles
+        for page in pages_with("python")
+    ],
+    indirect=True,
+)
 def test_snippets_print_what_they_say(page: Path, request: pytest.FixtureRequest) -> None:
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     code = "\n".join(block.text for block in blocks_of(page) if block.language == "python" and not block.long)

@@ -112,6 +112,7 @@ def test_the_page_is_served_from_an_empty_folder(run: Callable[..., Done], pytho
         assert server.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_versions_and_mistakes_are_one_line(run: Callable[..., Done], python: Path, tmp_path: Path) -> None:
     assert run("--version").stdout == f"torchdigits {__version__}\n"
     module = [str(python), "-m", "torchdigits", "--version"]

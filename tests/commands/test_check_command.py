@@ -68,6 +68,7 @@ def test_one_json_object(tmp_path: Path) -> None:
     assert right["relative_error"] <= right["bound"]
 
 
+@pytest.mark.slow
 def test_a_torch_program(tmp_path: Path) -> None:
     done = run(tmp_path, written(tmp_path, planted.FUNCTION))  # its Function has a backward too
     assert (done.returncode, done.stderr) == (0, "")
@@ -121,6 +122,7 @@ def test_what_cannot_be_checked(tmp_path: Path, source: str, expected: str) -> N
     assert len(done.stderr.splitlines()) <= 5
 
 
+@pytest.mark.slow
 def test_an_endless_loop_is_ended(tmp_path: Path) -> None:
     source = "def backprop(weights, biases, x, y):\n    while True:\n        n = 1\n"
     began = time.monotonic()

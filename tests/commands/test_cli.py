@@ -68,6 +68,7 @@ def test_the_version_is_told_and_a_mistyped_command_says_what_was_meant(
     assert_one_line_error(outcome, f"error: trian: no such command; perhaps you meant train; {there}\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_of_one_column_gets_its_help_too() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--help-all"]
     environment = os.environ | {"COLUMNS": "1", "PYTHONPATH": str(ROOT)}
@@ -233,6 +234,7 @@ def test_a_progress_bar_is_shown_on_a_terminal_only_and_then_leaves_it(
     assert re.fullmatch(r"training ━+ -:--:--\n", shown.getvalue())
 
 
+@pytest.mark.slow
 def test_output_that_is_closed_is_no_traceback() -> None:
     command = f"{sys.executable} {ROOT / 'scripts' / 'evaluate.py'} --help >&-"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -51,6 +51,7 @@ def network_with(tmp_path: Path, *hidden: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (20, 15)])
 def test_a_report_shows_every_figure_that_it_has(run_script: Run, tmp_path: Path, hidden: tuple[int, ...]) -> None:
     checkpoint, folder = network_with(tmp_path, *hidden), tmp_path / "new" / "report"

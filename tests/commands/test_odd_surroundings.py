@@ -56,6 +56,7 @@ def test_output_that_cannot_be_written_is_no_traceback(word: str, redirected: st
     assert (done.returncode, done.stderr) == (status, error)
 
 
+@pytest.mark.slow
 def test_the_help_of_a_command_that_cannot_be_written_is_no_traceback() -> None:
     done = python(str(ROOT / "scripts" / "convert.py"), "--help", redirected=">/dev/full")
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
@@ -93,6 +94,7 @@ def test_both_forms_of_train_go_on_with_a_run(
     assert capsys.readouterr().err.startswith("error: --resume nowhere: a run goes on from its folder")
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_utf8_is_one_of_a_picture_a_network_and_a_folder(
     run_script: Run, one: Path, tmp_path: Path
 ) -> None:

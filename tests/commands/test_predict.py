@@ -87,6 +87,7 @@ def row(tmp_path: Path, mnist: DigitSplits) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_page_is_printed_as_it_stands(run_script: Run, row: Path, pictures: list[Path], tmp_path: Path) -> None:
     page = Recognizer().read(row)
     assert page.text.startswith("721\n04")
@@ -275,6 +276,7 @@ def test_checkpoints_that_read_no_digits_are_one_line(run_script: Run, pictures:
             Recognizer(path)
 
 
+@pytest.mark.slow
 def test_predict_runs_from_any_folder_and_prints_past_its_progress_bar(pictures: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), *(path.name for path in pictures)]
     terminal, its_other_end = pty.openpty()
@@ -285,6 +287,7 @@ def test_predict_runs_from_any_folder_and_prints_past_its_progress_bar(pictures:
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [path.name for path in pictures]
 
 
+@pytest.mark.slow
 def test_nobody_has_to_read_all_answers(pictures: list[Path]) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, pictures * 20)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

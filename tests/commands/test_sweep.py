@@ -151,6 +151,7 @@ def test_the_best_network_is_named_with_how_to_use_it(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slices_of_two")
 def test_an_interrupted_sweep_goes_on(run_script: Run, tmp_path: Path) -> None:
     whole, halved = tmp_path / "whole", tmp_path / "halved"
@@ -186,6 +187,7 @@ def test_a_sweep_that_is_stopped_before_it_goes_on_says_that_it_can(
     assert outcome.err == "error: interrupted: no network was finished, nothing is kept\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slices_of_two")
 def test_a_sweep_that_version_0_1_0_was_killed_in_goes_on(run_script: Run, tmp_path: Path) -> None:
     with interrupted():
@@ -200,6 +202,7 @@ def test_a_sweep_that_version_0_1_0_was_killed_in_goes_on(run_script: Run, tmp_p
     assert len(rows_of(tmp_path)) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slices_of_two")
 @pytest.mark.parametrize("killed_at", ["sweep.csv", "best.ckpt"])
 def test_a_sweep_killed_between_two_files_goes_on(
@@ -288,6 +291,7 @@ def test_a_cluster_without_ray_is_one_line(run_script: Run, tmp_path: Path, monk
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slices_of_two")
 def test_what_cannot_be_gone_on_with_is_one_line(run_script: Run, tmp_path: Path) -> None:
     with interrupted():

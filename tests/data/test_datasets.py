@@ -52,6 +52,7 @@ def test_mnist_comes_in_the_originals_split_and_order(mnist: DigitSplits, mnist_
     np.testing.assert_array_equal(mnist.test.labels, bytes_of["t10k-labels-idx1-ubyte"][8:])
 
 
+@pytest.mark.slow
 def test_the_originals_pickle_gives_the_same_bytes(mnist: DigitSplits, mnist_pickle: Path, tmp_path: Path) -> None:
     (tmp_path / PICKLE_FILE).symlink_to(mnist_pickle)
     for ours, theirs in zip(load_splits("mnist", tmp_path), mnist, strict=True):
@@ -66,6 +67,7 @@ def test_the_folder_can_come_from_the_environment(
     assert load_splits("mnist").fingerprint() == mnist.fingerprint()
 
 
+@pytest.mark.slow
 def test_mnist_is_read_without_torchvision(mnist_dir: Path) -> None:
     code = "import sys; from torchdigits.data.datasets import load_splits; load_splits('mnist'); print(*sys.modules)"
     imported = subprocess.run(

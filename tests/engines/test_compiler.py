@@ -43,11 +43,10 @@ def test_an_update_is_the_references(sizes: tuple[int, ...]) -> None:
 
 
 # Mini-batches and layers on both sides of the sizes at which products are written out.
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "mini_batches", "m", "dtype", "tolerance"),
     [
-        ((80, 17, 16, 4), 12, 17, torch.float64, 1e-13),
+        pytest.param((80, 17, 16, 4), 12, 17, torch.float64, 1e-13, marks=pytest.mark.slow),
         ((784, 30, 10), 121, 10, torch.float32, 2e-5),  # as for the embedded digits: other tests compile that too
     ],
 )
@@ -88,6 +87,7 @@ def test_products_written_out_are_products(networks: tuple[int, ...], m: int, k:
         np.testing.assert_allclose(compiler._product_and_sum(*tensors), left @ right + bias, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_more_than_eight_updates_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight is how often torch compiles the same code anew."""
     compiled = []

@@ -290,6 +290,7 @@ def test_a_rate_that_is_set_amid_an_epoch_is_refused(digits: DigitSplits) -> Non
         fit(digits, CompiledDigitClassifier(), callbacks=[Slower()])
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_the_first_whole_block_of_each_run(
     digits: DigitSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

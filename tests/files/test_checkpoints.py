@@ -44,6 +44,7 @@ def test_a_network_comes_back_bit_for_bit(tmp_path: Path, sizes: tuple[int, ...]
     assert torch.equal(again(images), network(images))
 
 
+@pytest.mark.slow
 def test_loading_and_recognising_import_nothing_that_they_do_not_need() -> None:
     code = "import sys, torchdigits; torchdigits.load_network(); torchdigits.Recognizer(); print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

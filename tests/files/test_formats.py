@@ -137,6 +137,7 @@ def test_npz_is_plain_arrays_and_columns_are_taken_too(tmp_path: Path) -> None:
     assert_same_bits(load_network(tmp_path / "y.npz"), network)
 
 
+@pytest.mark.slow
 def test_saving_leaves_the_network_and_the_random_numbers_alone(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     network = network_of((4, 3)).train()
@@ -283,6 +284,7 @@ def test_a_hostile_npz_runs_no_code(tmp_path: Path) -> None:
     assert (tmp_path / "canary").exists()  # the proof that it would have
 
 
+@pytest.mark.slow
 def test_a_network_may_have_1000_layers(tmp_path: Path) -> None:
     save_network(network_of((1,) * 1001), tmp_path / "1000.npz")
     with pytest.raises(CheckpointError, match=r"1001\.npz: it could not be read again: it has 1,001 layers, more than"):

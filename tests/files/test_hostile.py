@@ -226,6 +226,7 @@ def test_broken_npz_are_one_line(commands: list[Command], tmp_path: Path) -> Non
     assert not not_refused_in_turn(broken_npz(tmp_path / "canary"), tmp_path / "x.npz", commands)
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_one_line_each(run_script: Run, tmp_path: Path) -> None:
     names = [name for name, _ in broken_pictures()]
     for place, (name, content) in enumerate(broken_pictures()):

@@ -136,6 +136,7 @@ def test_a_network_that_diverges_leaves_the_others_alone(digits: DigitSplits) ->
     assert ensemble.train([wild], 1).best is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_slices_are_trained_side_by_side(digits: DigitSplits) -> None:
     members = population([(4,), (3, 5)], [1.0, 3.0], range(5))

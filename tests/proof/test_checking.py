@@ -518,6 +518,7 @@ def test_an_assertion_has_the_report() -> None:
     assert str(raised.value) == str(check(function(opposite), problems=problems))
 
 
+@pytest.mark.slow
 def test_examples_and_names() -> None:
     class Nameless:
         def __call__(self, weights: list[Array], biases: list[Array], x: Array, y: Array) -> Any:

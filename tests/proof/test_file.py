@@ -204,6 +204,7 @@ def test_the_report_is_what_the_other_process_wrote(answered: Answer) -> None:
         answered("Dumped\nTimeout!\n", "os._exit(1)", seconds=1)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_end_is_ended(answered: Answer, tmp_path: Path) -> None:
     note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
     with pytest.raises(CandidateError, match=r"^it has not ended after 0\.25 s$"):

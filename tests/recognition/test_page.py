@@ -178,6 +178,7 @@ def test_pieces_of_a_digit_are_one() -> None:
     assert_found(on_paper(ink), boxes)
 
 
+@pytest.mark.slow
 def test_digits_that_touch_are_two(mnist: DigitSplits) -> None:
     """Of pairs of MNIST's, moved together until they touch, many are cut where one ends."""
     images = mnist.validation.images.view(-1, 28, 28).numpy()
@@ -345,6 +346,7 @@ def test_more_marks_than_a_page_of_digits_has_are_refused(monkeypatch: pytest.Mo
         page.candidates_on(on_paper(written()[0]).astype(np.float32))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 400), st.integers(1, 400)),

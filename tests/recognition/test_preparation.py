@@ -43,6 +43,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(float) - other).mean() / other.mean())
 
 
+@pytest.mark.slow
 def test_mnist_passes_unchanged(mnist: DigitSplits) -> None:
     for split in mnist:
         for pixels in split.images[::29].numpy():
@@ -87,6 +88,7 @@ def test_mnist_comes_back_from_ink_on_paper(mnist: DigitSplits) -> None:
     assert np.median(differences) < 0.2
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     points=st.lists(st.tuples(st.integers(20, 380), st.integers(20, 280)), min_size=3, max_size=6, unique=True),

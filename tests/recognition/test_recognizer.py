@@ -20,6 +20,7 @@ from torchdigits.recognition.shapes import distances, doubts, unlikeness
 from torchdigits.recognition.sight import Sight
 
 
+@pytest.mark.slow
 def test_to_recognise_digits_imports_neither_lightning_nor_what_only_commands_and_figures_need() -> None:
     code = (
         "import sys, torchdigits.recognition.recognizer, torchdigits.recognition.report;"

@@ -1,6 +1,7 @@
 """The doubt: how unlike digits a shape is."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from torchdigits import Recognizer
@@ -123,6 +124,7 @@ def test_the_level_is_the_callers(mnist: DigitSplits) -> None:
     assert shares[2] == 1
 
 
+@pytest.mark.slow
 def test_two_digits_as_one_and_scribbles_are_unsure(mnist: DigitSplits) -> None:
     chance = np.random.default_rng(0)
     images = mnist.test.images.view(-1, 28, 28).numpy()

@@ -208,6 +208,7 @@ def test_opencvs_lack_of_memory_is_one() -> None:
     assert module._kind_of(cv2.error("(-215:Assertion failed) !_src.empty()")) == "Exception"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 40_000), (3, 20_000), (8, 60_000)])
 def test_a_long_low_picture_is_read_or_refused_in_words(shape: tuple[int, int]) -> None:
     dots = np.where(np.random.default_rng(0).random(shape) < 0.01, 0, 255).astype(np.uint8)

@@ -24,6 +24,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return asked
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
     """Which it pins to a core and sets the libraries' threads of, before they are loaded."""
     options = f"--dataset digits --epochs 1 --only numpy pytorch --json {tmp_path / 'b.json'}"

@@ -8,6 +8,7 @@ from conftest import ROOT, Outcome, assert_one_line_error, served
 Run = Callable[..., Outcome]
 
 
+@pytest.mark.slow
 def test_the_servers_clients_are_answered_as_each_deserves(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchdigits.web.app import application
 

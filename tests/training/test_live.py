@@ -77,6 +77,7 @@ def test_it_is_the_run_of_train_bit_for_bit(changes: dict[str, object], digits: 
         assert not run.changed
 
 
+@pytest.mark.slow
 def test_the_same_with_updates_in_blocks(digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Singly(Uncompiled):
         def __init__(self, update: Update, parameters: object, block: Block, *_: object) -> None:
@@ -106,6 +107,7 @@ def test_the_same_compiled(digits: DigitSplits, tmp_path: Path) -> None:
         assert_same(run.network, trained.folder / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_single_updates_with_other_bits_are_told(
     digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

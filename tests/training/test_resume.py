@@ -153,6 +153,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(
         assert_same_run(folder, runs[engine])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_compiled")
 @pytest.mark.parametrize(
     ("engine", "number", "status"), [("eager", signal.SIGINT, 130), ("compiled", signal.SIGTERM, 143)]
@@ -186,6 +187,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert_same_run(folder, runs[engine])
 
 
+@pytest.mark.slow
 def test_a_process_that_is_interrupted_early_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), *map(str, words(OPTIONS))]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -361,6 +363,7 @@ def threads(count: Any) -> Callable[[State, State], object]:
     return lambda _, run: run.update(threads=count)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_as_many_threads_as_it_was_begun_with(
     run_script: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,6 +432,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(run_script: Run, begun: Path)
     assert sorted(path.name for path in begun.iterdir()) == FILES
 
 
+@pytest.mark.slow
 def test_runs_started_at_once_in_the_same_folder_do_not_touch_each_other(runs: dict[str, Path], tmp_path: Path) -> None:
     processes = [start(OPTIONS | {"output": tmp_path}) for _ in range(3)]
     for process in processes:
@@ -454,6 +458,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     run_script: Run, small_disk: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ class Counts(L.Callback):
         self.taken += 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_epochs_that_are_missing(tmp_path: Path) -> None:
     whole = train(replace(OPTIONS, output=tmp_path / "whole"))
     torch.manual_seed(8)  # which changes nothing
@@ -165,6 +166,7 @@ def test_what_lightning_cannot_load_is_a_damaged_checkpoint_and_a_bug_is_a_bug(
     assert not list((tmp_path / "new").iterdir())
 
 
+@pytest.mark.slow
 def test_a_best_network_is_the_one_of_its_epoch(tmp_path: Path, digits: DigitSplits) -> None:
     folder = train(replace(OPTIONS, epochs=3, output=tmp_path)).folder
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
@@ -239,6 +241,7 @@ def test_last_ckpt_can_keep_the_record_of_90_000_epochs(tmp_path: Path) -> None:
     assert len(read_run(folder / "last.ckpt").rows) == 90_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_a_logger_gets_each_epoch_and_the_options(
     engine: Literal["eager", "compiled"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def test_a_run_trains_tests_and_leaves_its_files(run_script: Run, tmp_path: Path
     assert use.strip() == f"python {ROOT / 'scripts' / 'predict.py'} --checkpoint {folder / 'best.ckpt'} PICTURE"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_in_a_new_folder(
     run_script: Run, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_same_seed_gives_the_same_bits_in_a_new_folder(
         assert not torch.equal(ours, others)
 
 
+@pytest.mark.slow
 def test_best_and_last_are_the_networks_of_their_epochs(run_script: Run, tmp_path: Path) -> None:
     # So large a step soon does harm, so that the best epoch is not the last one.
     options = ("--dataset", "digits", "--learning-rate", 60, "--seed", 3, "--output", tmp_path)
@@ -226,6 +228,7 @@ def test_a_wrong_option_is_one_line_and_makes_no_folder(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_option_is_one_line_on_a_terminal_without_unicode_too() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "\u00e9"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:backslashreplace"}

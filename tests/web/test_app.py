@@ -422,6 +422,7 @@ def exchange(port: int, *parts: bytes, every: float = 0) -> bytes:
     return received
 
 
+@pytest.mark.slow
 def test_clients_that_draw_at_once_get_each_the_answer_to_its_own(unharmed: int, digits: DigitSplits) -> None:
     pictures = [
         encoded(np.asarray(Image.fromarray(pixels).resize((112, 112))))
@@ -794,6 +795,7 @@ sizes = st.sampled_from([1, SOME, MOST]).flatmap(lambda size: st.integers(size -
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(
     max_examples=150, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
@@ -846,6 +848,7 @@ description = schemathesis.openapi.from_asgi("/openapi.json", web.application(ho
 
 
 @description.parametrize()
+@pytest.mark.slow
 @hypothesis.settings(max_examples=30, derandomize=True, deadline=None, database=None)
 def test_api_does_what_its_description_says(case: schemathesis.Case[Any]) -> None:
     # Hypothesis also tries constants of the package's code, such as a marker of JPEG's: no picture of a digit.
@@ -855,6 +858,7 @@ def test_api_does_what_its_description_says(case: schemathesis.Case[Any]) -> Non
     case.call_and_validate()
 
 
+@pytest.mark.slow
 def test_server_says_where_it_is_and_ends_quietly_on_ctrl_c() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:

@@ -147,6 +147,7 @@ def seen(page: Page) -> np.ndarray:
     return np.array(shades, np.uint8)[::4]
 
 
+@pytest.mark.slow
 def test_every_digit_drawn_with_the_mouse_is_recognised(page: Page) -> None:
     for digit, strokes in STROKES.items():
         draw(page, strokes)
@@ -166,6 +167,7 @@ def test_a_three_turns_into_an_eight_before_the_button_is_released(page: Page) -
     expect(page.locator("#digit")).to_have_text("8")
 
 
+@pytest.mark.slow
 def test_undo_takes_the_last_stroke_and_clear_all_of_them(page: Page) -> None:
     for undo in (partial(page.click, "#undo"), partial(page.keyboard.press, "Control+z")):
         draw(page, STROKES[4][:1])
@@ -189,6 +191,7 @@ def test_undo_takes_the_last_stroke_and_clear_all_of_them(page: Page) -> None:
         expect(page.locator("#hint")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_picture_is_read_instead_of_a_drawing(page: Page, digits: DigitSplits) -> None:
     def content(index: int) -> bytes:
         Image.fromarray(digits.test.images[index].view(28, 28).numpy()).save(file := io.BytesIO(), "PNG")
@@ -258,6 +261,7 @@ def test_a_page_is_read_and_each_of_its_digits_can_be_chosen(page: Page, mnist: 
     expect(page.locator("#text")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_said_in_a_line_and_drawing_goes_on(page: Page, trouble: list[str]) -> None:
     Image.new("L", (99, 99)).save(blank := io.BytesIO(), "PNG")
     for media_type, buffer, words in (
@@ -288,6 +292,7 @@ def test_a_server_that_is_gone_is_said_in_a_line_and_asked_again(page: Page, tro
     trouble.clear()
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_asked_once_at_a_time_and_for_the_newest_drawing(page: Page) -> None:
     asked: list[Route] = []
     page.route("**/recognize", lambda route: asked.append(route))
@@ -313,6 +318,7 @@ def test_a_slow_server_is_asked_once_at_a_time_and_for_the_newest_drawing(page: 
     assert len(asked) == 3
 
 
+@pytest.mark.slow
 def test_a_finger_draws_and_does_not_scroll(visit: Callable[..., Page], address: str) -> None:
     page = visit(address, 390, 844, has_touch=True, is_mobile=True)
     touch = page.context.new_cdp_session(page)
@@ -333,6 +339,7 @@ def test_a_finger_draws_and_does_not_scroll(visit: Callable[..., Page], address:
     assert page.evaluate("scrollY") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"has_touch": True, "is_mobile": True}, {}])
 def test_a_narrow_page_has_no_keys_and_no_weights_apart_from_the_neurons(
     visit: Callable[..., Page], address: str, options: dict[str, Any]
@@ -376,6 +383,7 @@ def test_a_neuron_shows_what_it_feeds_to_pointer_and_keyboard(page: Page) -> Non
     expect(neuron).to_have_attribute("aria-label", re.compile(r"^Hidden neuron 8, activation [01]\.\d\d\. "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[784, 10], [784, 300, 10], [784, 20, 16, 10]])
 def test_other_networks_are_shown_too(visit: Callable[..., Page], tmp_path: Path, sizes: list[int]) -> None:
     save_network(SigmoidMLP(sizes), path := tmp_path / "some.ckpt")

@@ -79,6 +79,7 @@ def ink(canvas: Locator) -> int:
     )
 
 
+@pytest.mark.slow
 def test_a_whole_run_to_its_test_and_its_checkpoint(learn: Page, digits: DigitSplits, tmp_path: Path) -> None:
     learn.fill("[name=seed]", "8")
     learn.fill("[name=epochs]", "12")
@@ -104,6 +105,7 @@ def test_a_whole_run_to_its_test_and_its_checkpoint(learn: Page, digits: DigitSp
     expect(learn.locator(".lost")).to_have_text(re.compile(r"Lost and found again:.* 2 \(since epoch "))
 
 
+@pytest.mark.slow
 def test_steps_pause_and_slow_motion(learn: Page) -> None:
     steps = learn.locator("#steps button")
     for button, reached in ((0, 1), (0, 2), (1, 12), (2, 122)):
@@ -126,6 +128,7 @@ def test_steps_pause_and_slow_motion(learn: Page) -> None:
     assert updates(learn) == reached < 200
 
 
+@pytest.mark.slow
 def test_what_is_waited_for_is_told(learn: Page) -> None:
     learn.fill("[name=epochs]", "1000")  # so many updates that they are compiled first
     learn.fill("[name=batch_size]", "9")
@@ -135,6 +138,7 @@ def test_what_is_waited_for_is_told(learn: Page) -> None:
     expect(learn.locator(".command")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_changes_on_the_way(learn: Page) -> None:
     learn.locator("#steps button").nth(1).click()
     expect(learn.locator(".now")).to_contain_text("Update 10,", timeout=SLOW)
@@ -147,6 +151,7 @@ def test_the_learning_rate_changes_on_the_way(learn: Page) -> None:
     expect(learn.locator(".command")).to_contain_text("No command repeats this run")
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side_from_the_same_start(learn: Page) -> None:
     learn.locator(".rate").fill("0.3")
     learn.click("#compare")
@@ -193,6 +198,7 @@ def expect_answer_to_the_last(page: Page, answered: list[Response]) -> None:
     assert shown() == pytest.approx(expected(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> None:
     draw(learn, STROKES[3])
     learn.fill("[name=seed]", "2")
@@ -205,6 +211,7 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
     expect_answer_to_the_last(learn, answered)
 
 
+@pytest.mark.slow
 def test_what_a_run_is_told_reaches_it_in_order(learn: Page) -> None:
     learn.fill("[name=seed]", "2")
     learn.locator("#steps button").nth(0).click()
@@ -230,6 +237,7 @@ def test_what_a_run_is_told_reaches_it_in_order(learn: Page) -> None:
     expect_answer_to_the_last(learn, answered)
 
 
+@pytest.mark.slow
 def test_a_reload_in_the_middle_finds_the_run_again(learn: Page) -> None:
     learn.fill("[name=seed]", "5")
     learn.locator("#pace").evaluate("slider => { slider.value = 3; slider.dispatchEvent(new Event('input')); }")
@@ -246,6 +254,7 @@ def test_a_reload_in_the_middle_finds_the_run_again(learn: Page) -> None:
     expect(learn.locator("#start")).to_have_text("Pause")
 
 
+@pytest.mark.slow
 def test_a_finger_starts_steps_and_draws(visit: Callable[..., Page], address: str) -> None:  # noqa: F811
     page = visit(address, width=390, height=844, has_touch=True, is_mobile=True)
     page.tap("nav a[data-view=learn]")
@@ -325,6 +334,7 @@ def value(text: str) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-"))
 
 
+@pytest.mark.slow
 def test_every_step_forwards_and_backwards_has_the_references_numbers(
     visit: Callable[..., Page],  # noqa: F811
     address: str,
@@ -398,6 +408,7 @@ def test_every_step_forwards_and_backwards_has_the_references_numbers(
     assert value(next(iter(numbers(page).values()))[0]) == first.delta.by_hand[5]
 
 
+@pytest.mark.slow
 def test_the_error_of_a_drawn_digit_is_two_clicks_away(visit: Callable[..., Page], address: str) -> None:  # noqa: F811
     page = visit(address)
     with page.expect_response(re.compile("/recognize")):
@@ -437,6 +448,7 @@ def test_a_wrong_learning_rate_is_told_and_nothing_is_shown(
     trouble[:] = [text for text in trouble if "422" not in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["learn", "step-through"])
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])
 def test_nothing_is_cut_off_on_any_width(visit: Callable[..., Page], address: str, view: str, width: int) -> None:  # noqa: F811
@@ -456,6 +468,7 @@ def test_nothing_is_cut_off_on_any_width(visit: Callable[..., Page], address: st
     assert too_wide == []
 
 
+@pytest.mark.slow
 def test_views_have_addresses_and_the_page_is_small(visit: Callable[..., Page], address: str) -> None:  # noqa: F811
     page = visit(address)
     for view, title in (("learn", "watch it learn"), ("step-through", "step by step"), ("read", "read a digit")):

@@ -122,6 +122,7 @@ def children() -> set[int]:
     return {int(line) for line in found.stdout.split()}
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_trains(client: httpx.Client, digits: DigitSplits, tmp_path: Path) -> None:
     watch = Watch(client, epochs=4, seed=2)
     first = watch.frame()
@@ -151,6 +152,7 @@ def test_a_whole_run_is_trains(client: httpx.Client, digits: DigitSplits, tmp_pa
     watch.end()
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_frame_are_the_networks(client: httpx.Client) -> None:
     for hidden, shown in (([30], 30), ([50, 12], 40), ([], 10)):
         watch = Watch(client, hidden=hidden)
@@ -165,6 +167,7 @@ def test_the_weights_of_a_frame_are_the_networks(client: httpx.Client) -> None:
         watch.end()
 
 
+@pytest.mark.slow
 def test_steps_are_as_many_as_asked_for(client: httpx.Client) -> None:
     watch = Watch(client, epochs=3)
     for updates, reached in ((1, 1), (10, 11), ("epoch", 122), ("epoch", 244), (0, 244), ("end", 366)):
@@ -204,6 +207,7 @@ def test_a_changed_learning_rate_is_no_longer_trains(client: httpx.Client) -> No
     watch.end()
 
 
+@pytest.mark.slow
 def test_a_run_that_does_nothing_takes_no_time_of_a_processor(client: httpx.Client) -> None:
     watch = Watch(client)
     watch.change(updates=5)
@@ -228,6 +232,7 @@ def used(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_a_pace_of_next_to_nothing_is_no_harm(client: httpx.Client) -> None:
     watch = Watch(client)
     watch.change(pace=1e-300, updates="end")
@@ -260,6 +265,7 @@ def test_a_process_that_reads_nothing_keeps_nobody_else_waiting(client: httpx.Cl
     watch.end()
 
 
+@pytest.mark.slow
 def test_a_finished_run_makes_room_and_still_answers(client: httpx.Client, digits: DigitSplits) -> None:
     places = client.get("/runs").json()["places"]
     done = [Watch(client, epochs=1, batch_size=500) for _ in range(places)]
@@ -290,6 +296,7 @@ def test_a_drawing_is_answered_by_the_network_of_the_moment(client: httpx.Client
     watch.end()
 
 
+@pytest.mark.slow
 def test_a_lost_digit_is_seen_to_be_lost_and_found_again(client: httpx.Client, digits: DigitSplits) -> None:
     watch = Watch(client, seed=2)  # with which 9 is known, then lost, and found in the third epoch
     watch.change(updates="end")
@@ -375,6 +382,7 @@ BAD_CHANGES: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_changes_are_told_in_a_line_and_change_nothing(client: httpx.Client) -> None:
     watch = Watch(client)
     before = watch.frame().header
@@ -437,6 +445,7 @@ def test_other_sites_are_refused_at_every_address(client: httpx.Client) -> None:
     watch.end()
 
 
+@pytest.mark.slow
 def test_more_runs_than_cores_wait_and_are_told_so(client: httpx.Client) -> None:
     places = client.get("/runs").json()["places"]
     going = [Watch(client) for _ in range(places)]
@@ -463,6 +472,7 @@ def test_more_runs_than_cores_wait_and_are_told_so(client: httpx.Client) -> None
     assert len(children()) <= places + web_runs.MOST_OVER
 
 
+@pytest.mark.slow
 def test_a_run_whose_page_is_gone_ends(monkeypatch: pytest.MonkeyPatch, client: httpx.Client) -> None:
     gone, kept = Watch(client), Watch(client)
     for watch in (gone, kept):
@@ -476,6 +486,7 @@ def test_a_run_whose_page_is_gone_ends(monkeypatch: pytest.MonkeyPatch, client: 
     kept.end()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_and_replaced(client: httpx.Client) -> None:
     watch = Watch(client)
     watch.change(updates="end", pace=1)
@@ -490,6 +501,7 @@ def test_a_process_that_is_killed_is_told_and_replaced(client: httpx.Client) -> 
     again.end()
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_server_and_when_nobody_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     with asked() as client:
@@ -505,6 +517,7 @@ def test_processes_end_with_the_server_and_when_nobody_uses_them(monkeypatch: py
         assert children() <= before
 
 
+@pytest.mark.slow
 def test_mnist_is_offered_where_it_is(mnist_dir: Path) -> None:
     with asked(data_dir=mnist_dir, train_command=lambda *words: " ".join(words)) as client:
         assert client.get("/runs").json()["datasets"] == ["digits", "mnist"]
@@ -517,6 +530,7 @@ def test_mnist_is_offered_where_it_is(mnist_dir: Path) -> None:
         watch.end()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_compiled_says_so_while_it_waits(client: httpx.Client) -> None:
     watch = Watch(client, epochs=100, batch_size=7)  # 17,400 updates
     header = watch.frame().header
@@ -597,6 +611,7 @@ def test_steps_are_those_of_the_reference(client: httpx.Client, digits: DigitSpl
             assert found[name]["largest_ulps"] == twice.ulps.max()
 
 
+@pytest.mark.slow
 def test_steps_of_a_runs_network(client: httpx.Client, digits: DigitSplits) -> None:
     watch = Watch(client, hidden=[12])
     watch.change(updates=5)
