@@ -392,6 +392,7 @@ def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPa
             for query, after, points in (("", -1, 0), ("?after=7&points=1000000", 7, 10**6)):
                 answer = await client.get(f"{run}/frame{query}")
                 assert (answer.status_code, answer.content) == (200, b"frame")
+                assert answer.headers["content-type"] == "application/octet-stream"
                 assert started[0].heard[-1] == {"do": "frame", "patience": 10, "after": after, "points": points}
             for change, heard in changes:
                 assert (await client.patch(run, json=change)).status_code == 204
@@ -444,3 +445,44 @@ def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(web_runs, "_TURN", 0.01)
     asyncio.run(ask())
+
+
+def test_api_describes_itself() -> None:
+    described = application().openapi()
+    paths = described["paths"]
+    assert {"Network", "Steps", "Answer", "PageAnswer"} <= described["components"]["schemas"].keys()
+    found = {f"{how} {path}": {*map(int, of["responses"])} for path, ways in paths.items() for how, of in ways.items()}
+    assert found == {
+        request: {403, 421} | statuses
+        for request, statuses in {
+            "get /runs": {200},
+            "post /runs": {201, 400, 409, 422, 429},
+            "get /runs/{run}/frame": {200, 202, 204, 404, 422},
+            "patch /runs/{run}": {204, 400, 404, 422},
+            "delete /runs/{run}": {204, 404, 422},
+            "get /runs/{run}/checkpoint": {200, 404, 409, 422},
+            "post /steps": {200, 400, 404, 409, 422},
+            "get /test-images/{dataset}/{place}": {200, 404, 422},
+            "get /network": {200},
+            "post /recognize": {200, 400, 411, 413, 415, 422},
+            "post /read": {200, 400, 411, 413, 415, 422},
+        }.items()
+    }
+    content: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+    for what in ("frame", "checkpoint"):
+        answers = paths[f"/runs/{{run}}/{what}"]["get"]["responses"]
+        assert answers["200"]["content"] == {"application/octet-stream": content}
+    form = {"type": "object", "required": ["picture"], "properties": {"picture": content["schema"]}}
+    types = dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), content)
+    for path in ("/recognize", "/read"):
+        body = {"required": True, "content": {"multipart/form-data": {"schema": form}} | types}
+        assert paths[path]["post"]["requestBody"] == body
+    schemas = described["components"]["schemas"]
+    for name in ("Started", "Place", "Possible"):
+        assert schemas[name]["required"] == list(schemas[name]["properties"])
+    for name in ("NewRun", "Changes", "Started", "Place"):
+        assert all(field["description"] for field in schemas[name]["properties"].values())
+    run = schemas["NewRun"]["properties"]
+    assert {name: field["default"] for name, field in run.items()} == {
+        "dataset": "digits", "hidden": [30], "epochs": 30, "batch_size": 10, "learning_rate": 3, "seed": 0,
+    }  # fmt: skip

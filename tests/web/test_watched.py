@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchdigits.data.datasets import DigitSplits
 from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training.live import LiveRun, live_run
 from torchdigits.training.options import TrainOptions
+from torchdigits.web import trainer as web_trainer
 from torchdigits.web import watched as web_watched
 from torchdigits.web.trainer import Trainer
 from torchdigits.web.watched import Watched
@@ -231,20 +233,38 @@ def test_a_trainer_answers_as_soon_as_there_is_something_new(trainer: tuple[Trai
         header = header_of(asked.hear()[1])
     seen = header["version"], len(header["points"])
     asked.frame(*seen, patience=0)
-    waiting = asked.frame(*seen)
+    waiting = [asked.frame(*seen) for _ in range(2)]
     assert asked.ask("checkpoint", best=True)[0]["error"].startswith("no epoch has ended")
     assert "Traceback" in asked.ask("set", changes={"drawing": [1]})[0]["mistake"]
     assert asked.ask("set", changes={"learning_rate": -1})[0]["error"].startswith("learning rate -1: ")
     assert not asked.pipe.poll(0.1)
     number = asked.tell("set", changes={"updates": 1})
     assert asked.hear() == ({"id": number}, b"")
-    answer, frame = asked.hear()
-    assert answer == {"over": False, "id": waiting}  # and who has given up gets none
-    assert header_of(frame)["version"] > header["version"]
+    for number in waiting:  # and who has given up gets none
+        answer, frame = asked.hear()
+        assert answer == {"over": False, "id": number}
+        assert header_of(frame)["version"] > header["version"]
     ended = asked.frame(10**9, 10**9)
     number = asked.tell("begin", **DIGITS)
     assert asked.hear() == ({"error": "there is no such run", "id": ended}, b"")
     assert asked.hear() == ({"id": number}, b"")
+
+
+def test_a_trainer_takes_the_dataset_from_where_it_is(
+    trainer: tuple[Trainer, Asked], digits: DigitSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, asked = trainer
+    taken: list[tuple[str, Path | None]] = []
+
+    def load(name: str, data_dir: Path | None) -> DigitSplits:
+        taken.append((name, data_dir))
+        return digits
+
+    monkeypatch.setattr(web_trainer, "load_splits", load)
+    options = DIGITS["options"] | {"dataset": "mnist", "data_dir": str(tmp_path)}
+    for _ in range(2):
+        assert asked.ask("begin", options=options) == ({}, b"")
+    assert taken == [("mnist", tmp_path)]  # once, as it takes seconds
 
 
 def test_a_trainer_sends_no_more_frames_than_an_eye_can_follow(trainer: tuple[Trainer, Asked]) -> None:

@@ -45,7 +45,7 @@ class Changes(BaseModel):
     updates: Annotated[int, Field(ge=0, le=10**9), WHOLE] | Literal["epoch", "end"] | None = Field(
         None, description="how many more to take, 0 to pause; or all to the end of the epoch, or of the run"
     )
-    learning_rate: LearningRate | None = None
+    learning_rate: LearningRate | None = Field(None, description="eta of the updates from now on")
     pace: float | None = Field(
         None, ge=0, le=10**6, allow_inf_nan=False, description="updates a second; 0 for as many as can be"
     )
