@@ -359,7 +359,8 @@ def hardy() -> Iterator[int]:
 @pytest.fixture
 def unharmed(hardy: int, picture: bytes, caplog: pytest.LogCaptureFixture) -> Iterator[int]:
     """Its port; afterwards it answers, has logged nothing, and has as many files open as before."""
-    ask(hardy, picture)  # so that its threads are there
+    ask(hardy, picture)  # so that its threads are there,
+    shared()  # and the worker that tests themselves use
     before = steady_files()
     yield hardy
     ask(hardy, picture)
