@@ -10,7 +10,6 @@ from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import preparation
 from torchdigits.recognition.page import Candidate
 from torchdigits.recognition.pictures import Grey
-from torchdigits.recognition.shapes import odds
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit
 
@@ -18,10 +17,10 @@ PIXELS = np.zeros((60, 80), np.float32)
 GREY = Grey(PIXELS, (80, 60))
 
 
-def digit(number: int, box: Any = (10, 10, 20, 30), alone: bool = True, *steps: str) -> Digit:
-    """One whose first pixel has its number, which tells its distance."""
+def digit(number: int, box: Any = (10, 10, 20, 30), alone: bool = True, *steps: str, several: float = -1.5) -> Digit:
+    """One whose first pixel has its number, which tells its distance; and the second, the odds of being several."""
     pixels = np.zeros((28, 28), np.uint8)
-    pixels[0, 0] = number
+    pixels[0, :2] = number, 100 + 10 * several
     return Digit(box, dict.fromkeys(("grey", *steps), PIXELS) | {"28x28": pixels}, alone)
 
 
@@ -32,15 +31,16 @@ def candidate(number: int, line: int, start: int, end: int, box: Any = (10, 10, 
 
 
 @pytest.fixture(autouse=True)
-def distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an image to the shapes of 3: its first pixel; to all others a hundred more."""
+def likeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image's distance to the shapes of 3 is its first pixel, to all others a hundred more; its odds, the second."""
 
-    def apart(images: np.ndarray) -> np.ndarray:
-        found = np.repeat(images[:, :1].astype(np.float32) + 100, 10, axis=1)
-        found[:, 3] -= 100
-        return found
+    def likeness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        apart = np.repeat(images[:, :1].astype(np.float32) + 100, 10, axis=1)
+        apart[:, 3] -= 100
+        several = images[:, 1:2] / np.float32(10) - 10
+        return apart, np.hstack([several - 20, several])
 
-    monkeypatch.setattr(preparation, "distances", apart)
+    monkeypatch.setattr(preparation, "likeness", likeness)
 
 
 Seen = Callable[..., tuple[list[int], list[int], Any]]
@@ -81,6 +81,8 @@ WHOLE = [*TWO, candidate(123, 0, 0, 2)]
         # What is like one digit, alone, and not too wide, is one; nothing else is looked for.
         (digit(106), TWO, 106, []),
         (digit(107), TWO, 107, [121, 122]),
+        (digit(106, several=-0.6), TWO, 106, []),
+        (digit(106, several=-0.5), TWO, 106, [121, 122]),
         (digit(20, (10, 10, 35, 30)), TWO, 20, []),
         (digit(20, (10, 10, 36, 30)), TWO, 20, [121, 122]),
         (digit(20, (10, 10, 20, 30), False), TWO, 20, [121, 122]),
@@ -163,8 +165,7 @@ def test_a_sight_is_in_pixels_of_the_picture(monkeypatch: pytest.MonkeyPatch, se
         assert [tuple(box) for box in np.vstack([sight.box, sight.boxes]).tolist()] == boxes[: 1 + len(found)]
         assert sight.distances[:, 3].tolist() == [60, 70, 80][: 1 + len(found)]
         assert sight.distances.shape == (1 + len(found), 10)
-        images = np.vstack([sight.pixels, sight.candidates])
-        assert sight.odds.tolist() == (odds(images, sight.distances).tolist() if several else [[0, 0]])
+        assert sight.odds.tolist() == [[-21.5, -1.5], [-30, -10], [-30, -10]][: 1 + len(found)]
         assert sight.alone.tolist() is True
         assert sight.candidates.shape == (len(found), 784)
         assert sight.candidates[:, 0].tolist() == [70, 80][: len(found)]

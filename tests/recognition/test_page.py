@@ -25,7 +25,7 @@ from torchdigits.recognition.lines import Part
 from torchdigits.recognition.preparation import look
 from torchdigits.recognition.recognizer import Page
 from torchdigits.recognition.rules import without_rules
-from torchdigits.recognition.shapes import distances, odds
+from torchdigits.recognition.shapes import likeness
 from torchdigits.recognition.steps import of_ink
 
 Box = tuple[int, int, int, int]
@@ -497,10 +497,23 @@ def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyP
         page._of_line(3, parts, blank_line().ink, 0.5, 4)
 
 
+def test_what_is_all_of_a_picture_is_cut_at_smaller_odds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def of_line(number: int, parts: list[Part], ink: Ink, several: float, most: int) -> list[page.Candidate]:
+        asked.append(several)
+        return []
+
+    monkeypatch.setattr(page, "_of_line", of_line)
+    for lines, several in ((("8",), None), (("88",), None), (("8", "8"), None), (("8",), 3.0)):
+        page.candidates_on(on_paper(written(lines)[0]).astype(np.float32), several)
+    assert asked == [-0.5, 0.5, 0.5, 0.5, 3.0]
+
+
 def test_the_odds_of_a_candidate_are_those_of_several() -> None:
     candidate = blank_line().candidate(part(30, 5, 60, 45), 0, 1)
     image = candidate.pixels[np.newaxis]
-    assert page._odds(candidate) == pytest.approx(float(odds(image, distances(image))[0, 1]), rel=1e-5)
+    assert page._odds(candidate) == pytest.approx(float(likeness(image)[1][0, 1]), rel=1e-5)
 
 
 def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pytest.MonkeyPatch) -> None:

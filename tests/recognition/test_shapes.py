@@ -7,7 +7,7 @@ from PIL import Image
 from torchdigits import Recognizer
 from torchdigits.data.datasets import DigitSplits
 from torchdigits.recognition.recognizer import UNSURE
-from torchdigits.recognition.shapes import FARTHEST, distances, doubts, features, odds, shapes, unlikeness
+from torchdigits.recognition.shapes import FARTHEST, distances, doubts, features, likeness, shapes, unlikeness
 
 
 def test_an_edge_counts_in_its_direction_and_cell() -> None:
@@ -49,14 +49,15 @@ def test_many_images_are_as_far_as_each_of_them(mnist: DigitSplits) -> None:
 
 
 def test_odds_are_of_the_features_and_the_distance(mnist: DigitSplits) -> None:
-    images, weights = mnist.test.images[:1001].numpy(), shapes().odds.astype(float)
-    apart = distances(images)
-    apart[3] = 2 * FARTHEST
+    images, weights = mnist.test.images[:1001].numpy().copy(), shapes().odds.astype(float)
+    images[3].reshape(28, 28)[4:24, 4:24] = 255  # a square, far from every digit
+    apart, found = likeness(images)
+    assert apart[3].min() > FARTHEST
+    assert np.array_equal(apart, distances(images))
     expected = features(images) @ weights[:, :588].T + np.outer(apart.min(1).clip(max=FARTHEST), weights[:, 588])
-    found = odds(images, apart)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected + weights[:, 589], rtol=1e-3, atol=1e-3)
-    assert odds(images[:0], apart[:0]).shape == (0, 2)
+    assert [part.shape for part in likeness(images[:0])] == [(0, 10), (0, 2)]
 
 
 def test_one_digit_has_other_odds_than_two_side_by_side(mnist: DigitSplits) -> None:
@@ -66,7 +67,7 @@ def test_one_digit_has_other_odds_than_two_side_by_side(mnist: DigitSplits) -> N
         for one, other in zip(images[::2], images[1::2], strict=True)
     ]
     two = np.pad(np.array([np.asarray(pair) for pair in pairs]), ((0, 0), (7, 7), (1, 1))).reshape(-1, 784)
-    several = [odds(given, distances(given))[:, 1] for given in (images.reshape(-1, 784), two)]
+    several = [likeness(given)[1][:, 1] for given in (images.reshape(-1, 784), two)]
     assert np.mean(several[0] < 0.5) > 0.98
     assert np.mean(several[1] > 0.5) > 0.8
 

@@ -15,12 +15,14 @@ from torchdigits.recognition.ink import Ink, ink_of
 from torchdigits.recognition.lines import Part, lines_of, parts_on, together, too_many
 from torchdigits.recognition.pixels import grown
 from torchdigits.recognition.rules import without_rules
-from torchdigits.recognition.shapes import distances, odds
+from torchdigits.recognition.shapes import likeness
 from torchdigits.recognition.steps import Box, of_ink
 
 _MOST_CANDIDATES = 3000
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
-_SEVERAL = 0.5  # odds of being several digits, as `shapes.odds` has them, from which on a part is cut
+# Odds of being several digits, as `shapes.likeness` has them, from which on a part is cut: one of several on a picture,
+# most of which are single digits; and one that is all of it.
+_SEVERAL, SEVERAL_ALONE = 0.5, -0.5
 # In heights: how wide no piece is, as one in a hundred digits; and a part that is cut, whatever its odds.
 _WIDE, _VERY_WIDE = 1.3, 2.0
 
@@ -45,13 +47,13 @@ class Candidate(NamedTuple):
     width: float
 
 
-def candidates_on(grey: np.ndarray, several: float = _SEVERAL) -> list[Candidate]:
+def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candidate]:
     """What may be digits on a grey picture: none, if there are only specks and spots.
 
     Args:
         grey: `(H, W)`, uint8.
-        several: the odds, as `shapes.odds` has them, from which on a part is cut; one much wider than high is in any
-            case.
+        several: the odds, as `shapes.likeness` has them, from which on a part is cut; one much wider than high is in
+            any case. Default: 0.5, or -0.5 if it is the only part.
 
     Raises:
         NoInkError: nothing is written on it, or lines alone.
@@ -64,6 +66,8 @@ def candidates_on(grey: np.ndarray, several: float = _SEVERAL) -> list[Candidate
         raise NoInkError(
             "there is nothing on it but lines, or ink no darker than they: use a darker pen, or paper without lines"
         )
+    if several is None:
+        several = _SEVERAL if len(parts) > 1 else SEVERAL_ALONE
     found: list[Candidate] = []
     for number, line in enumerate(lines_of(parts, ink.pen) if parts else []):
         found += _of_line(number, line, ink, several, _MOST_CANDIDATES - len(found))
@@ -115,8 +119,7 @@ def _of_line(number: int, parts: list[Part], ink: Ink, several: float, most: int
 
 def _odds(candidate: Candidate) -> float:
     """How much likelier several digits are than one."""
-    image = candidate.pixels[np.newaxis]
-    return float(odds(image, distances(image))[0, 1])
+    return float(likeness(candidate.pixels[np.newaxis])[1][0, 1])
 
 
 def _pieces(part: Part, start: int, line: _Line) -> list[Candidate]:

@@ -10,15 +10,15 @@ from PIL import Image
 
 from torchdigits.errors import ImageError, NoInkError
 from torchdigits.recognition import workers
-from torchdigits.recognition.page import Candidate, candidates_on
+from torchdigits.recognition.page import SEVERAL_ALONE, Candidate, candidates_on
 from torchdigits.recognition.pictures import NO_INK, Grey, Picture, read_grey
-from torchdigits.recognition.shapes import distances, odds
+from torchdigits.recognition.shapes import likeness
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
-_HOPELESS = 225.0  # distance, as `distances` has it, of what is no digit: one in a thousand of MNIST's has more
+_HOPELESS = 225.0  # distance, as `likeness` has it, of what is no digit: one in a thousand of MNIST's has more
 _WIDEST = 1.3  # in heights: as wide are one in a hundred of MNIST's digits
-_LIKE = 107.0  # distance, as `distances` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
+_LIKE = 107.0  # distance, as `likeness` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
 
 
 def prepare(picture: Picture) -> np.ndarray:
@@ -82,13 +82,13 @@ def look_here(picture: bytes | Image.Image | np.ndarray) -> dict[str, np.ndarray
     scale = grey.size[0] / grey.pixels.shape[1], grey.size[1] / grey.pixels.shape[0]
     boxes = np.array([digit.box, *(candidate.box for candidate in found)]) * (scale * 2)
     boxes = np.column_stack([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])]).clip(0, grey.size * 2).astype(np.int64)
-    apart = np.vstack([shape.distances, distances(candidates)]) if found else shape.distances[np.newaxis]
+    apart, odds = likeness(candidates)
     sight = Sight(
         size=np.array(grey.size),
         pixels=digit.pixels,
         box=boxes[0],
-        distances=apart,
-        odds=odds(np.vstack([digit.pixels, candidates]), apart) if found else np.zeros((1, 2), np.float32),
+        distances=np.vstack([shape.distances, apart]),
+        odds=np.vstack([shape.odds, odds]),
         alone=np.array(digit.alone),
         candidates=candidates,
         boxes=boxes[1:],
@@ -107,19 +107,26 @@ TASKS: dict[str, Callable[[Any], dict[str, np.ndarray]]] = {"look": look_here, "
 
 
 class _Shape(NamedTuple):
-    """A digit, and its `distances`, `(10,)`."""
+    """A digit, and its `likeness`: `(10,)` and `(2,)`."""
 
     digit: Digit
     distances: np.ndarray
+    odds: np.ndarray
 
     @classmethod
     def of(cls, digit: Digit) -> "_Shape":
-        return cls(digit, distances(digit.pixels[np.newaxis])[0])
+        (apart,), (odds,) = likeness(digit.pixels[np.newaxis])
+        return cls(digit, apart, odds)
 
     @property
     def distance(self) -> float:
         """To the nearest shapes of any digit."""
         return float(self.distances.min())
+
+    @property
+    def is_like_one(self) -> bool:
+        """Whether it is so much like a digit that it need not be asked whether it is several."""
+        return self.distance < _LIKE and float(self.odds[1]) < SEVERAL_ALONE
 
 
 def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
@@ -131,7 +138,7 @@ def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
     shape = None
     with suppress(NoInkError):
         shape = _Shape.of(digit := whole_digit(grey.pixels))
-        if "as it is" in digit.steps or (digit.alone and digit.aspect < _WIDEST and shape.distance < _LIKE):
+        if "as it is" in digit.steps or (digit.alone and digit.aspect < _WIDEST and shape.is_like_one):
             return shape, []
     found = _candidates(grey.pixels, shape)
     if found:

@@ -77,35 +77,35 @@ def features(images: np.ndarray) -> np.ndarray:
     return np.sqrt(window @ edges @ window.T).reshape(len(images), -1)
 
 
-def distances(images: np.ndarray) -> np.ndarray:
-    """The squared Mahalanobis distance of images `(N, 784)`, uint8, to the nearest shapes of each digit, `(N, 10)`."""
-    known = shapes()
-    found = np.empty((len(images), 10), np.float32)
-    for start in range(0, len(images), _AT_ONCE):
-        at = (features(images[start : start + _AT_ONCE]) - known.mean) @ known.basis
-        white = at @ known.whitening.reshape(-1, at.shape[1]).T
-        squares = ((white.reshape(len(at), *known.centres.shape) - known.centres) ** 2).sum(2)
-        for digit in range(10):
-            found[start : start + _AT_ONCE, digit] = squares[:, known.digits == digit].min(1)
-    return found
-
-
-def odds(images: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """How much likelier it is that ink is a part of a digit, or several, than that it is one: logarithms of odds.
-
-    It is a multinomial logistic regression, fitted to parts of pages made of MNIST's training images.
+def likeness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How like the shapes of digits images are, and whether they are one digit.
 
     Args:
         images: `(N, 784)`, uint8.
-        apart: their `distances`, `(N, 10)`.
 
     Returns:
-        `(N, 2)`, float32: a part; several.
+        The squared Mahalanobis distance to the nearest shapes of each digit, `(N, 10)`, float32. And how much likelier
+        it is that ink is a part of a digit, or several, than that it is one: logarithms of odds, `(N, 2)`, float32, by
+        a multinomial logistic regression that is fitted to parts of pages made of MNIST's training images.
     """
-    weights = shapes().odds
-    found = [features(images[at : at + _AT_ONCE]) @ weights[:, :-2].T for at in range(0, len(images), _AT_ONCE)]
-    nearest = apart.min(1, initial=FARTHEST)[:, np.newaxis]
-    return np.asarray(np.vstack([np.empty((0, 2), np.float32), *found]) + nearest * weights[:, -2] + weights[:, -1])
+    known = shapes()
+    apart, odds = np.empty((len(images), 10), np.float32), np.empty((len(images), 2), np.float32)
+    for start in range(0, len(images), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        found = features(images[some])
+        at = (found - known.mean) @ known.basis
+        white = at @ known.whitening.reshape(-1, at.shape[1]).T
+        squares = ((white.reshape(len(at), *known.centres.shape) - known.centres) ** 2).sum(2)
+        for digit in range(10):
+            apart[some, digit] = squares[:, known.digits == digit].min(1)
+        nearest = apart[some].min(1, keepdims=True).clip(max=FARTHEST)
+        odds[some] = found @ known.odds[:, :-2].T + nearest * known.odds[:, -2] + known.odds[:, -1]
+    return apart, odds
+
+
+def distances(images: np.ndarray) -> np.ndarray:
+    """The first of what `likeness` returns."""
+    return likeness(images)[0]
 
 
 def unlikeness(apart: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ class Sight(NamedTuple):
         size: width and height of the picture, in pixels.
         pixels: all of it as one digit, `(784,)`, uint8; or the largest candidate, where that cannot be.
         box: left, top, right, bottom of that, in pixels of the picture.
-        distances: `shapes.distances` of that and of the candidates, `(1 + N, 10)`, float32.
-        odds: `shapes.odds` of the same, `(1 + N, 2)`, float32; zeros if there are no candidates.
+        distances, odds: `shapes.likeness` of that and of the candidates, `(1 + N, 10)` and `(1 + N, 2)`, float32.
         alone: whether that leaves nothing out, `()`, bool.
         candidates: for digits, if there may be several, `(N, 784)`, uint8, N may be 0.
         boxes: of them, `(N, 4)`, int64, in pixels of the picture.
