@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -205,6 +206,53 @@ def test_without_a_cache_folder_it_is_built_in_a_temporary_one(tmp_path: Path, m
     (folder,) = (tmp_path / "temporary").iterdir()
     building.stop()
     assert not folder.exists()
+
+
+def test_the_compiler_is_the_environments_or_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file := tmp_path / "compiler").write_text("code")
+    (link := tmp_path / "link").symlink_to(file)
+    monkeypatch.setattr(shutil, "which", {"g++": str(link), "clang++": str(file), "/my/cxx": str(file)}.get)
+    named = [str(file), 4, file.stat().st_mtime_ns]
+    for system, cxx, found in (
+        ("linux", None, named), ("linux", "", named), ("darwin", None, named), ("linux", "/my/cxx", named),
+        ("linux", "c++", []),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.delenv("CXX", raising=False)
+        if cxx is not None:
+            monkeypatch.setenv("CXX", cxx)
+        assert library._compiler() == found
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(shutil, "which", {"clang++": str(file)}.get)
+    assert library._compiler() == []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert library._compiler() == named
+
+
+def test_what_compiles_writes_into_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    started: list[tuple[Path, Any]] = []
+
+    def start(command: list[str], **options: Any) -> None:
+        path, folder, shapes = map(json.loads, command[3:])
+        assert command[:2] == [sys.executable, "-c"]
+        assert (path, shapes) == (sys.path, json.loads(json.dumps(vars(Shapes.of(UPDATE, *arguments(), 3)))))
+        assert Path(folder).is_dir()
+        started.append((Path(folder), options))
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(library, "_processor", list)  # which asks another process
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(BuildError, match=r"^Resource temporarily unavailable$"):
+        Building(UPDATE, *arguments(), threads=3)
+    ((folder, options),) = started
+    assert folder.parent == tmp_path / "torchdigits"
+    assert not folder.exists()
+    own = dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "TMPDIR"), str(folder))
+    assert options == {
+        "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL,
+        "env": {**os.environ, **own}, "start_new_session": True,
+    }  # fmt: skip
 
 
 def test_what_a_full_disk_cannot_keep_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
