@@ -238,6 +238,7 @@ def test_a_trainer_answers_as_soon_as_there_is_something_new(trainer: tuple[Trai
     assert "Traceback" in asked.ask("set", changes={"drawing": [1]})[0]["mistake"]
     assert asked.ask("set", changes={"learning_rate": -1})[0]["error"].startswith("learning rate -1: ")
     assert not asked.pipe.poll(0.1)
+    assert len(asked.ask("checkpoint", best=False)[1]) > 10_000  # which is no news
     number = asked.tell("set", changes={"updates": 1})
     assert asked.hear() == ({"id": number}, b"")
     for number in waiting:  # and who has given up gets none
