@@ -79,11 +79,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _some_are_named(config: pytest.Config) -> bool:
-    return bool(config.option.keyword or config.option.markexpr or not all(Path(arg).is_dir() for arg in config.args))
+    options = config.option.keyword, config.option.markexpr, config.getoption("lf", False)
+    return any(options) or not all(Path(arg).is_dir() for arg in config.args)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return "" if _some_are_named(config) else "without the slow tests, which `pytest -m slow -n 2` runs"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [] if _some_are_named(config) else ["without the slow tests, which `pytest -m slow -n 2` runs"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -93,7 +94,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests, a few in a hundred that take twice as long as all others, are left out unless tests are named."""
+    """Slow tests, which take longer than all others together, are left out unless tests are named."""
     if not _some_are_named(config):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)

@@ -507,7 +507,7 @@ def test_what_is_all_of_a_picture_is_cut_at_smaller_odds(monkeypatch: pytest.Mon
     monkeypatch.setattr(page, "_of_line", of_line)
     for lines, several in ((("8",), None), (("88",), None), (("8", "8"), None), (("8",), 3.0)):
         page.candidates_on(on_paper(written(lines)[0]).astype(np.float32), several)
-    assert asked == [-0.5, 0.5, 0.5, 0.5, 3.0]
+    assert asked == [-0.5, 1.5, 1.5, 1.5, 3.0]
 
 
 def test_the_odds_of_a_candidate_are_those_of_several() -> None:

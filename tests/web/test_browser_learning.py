@@ -211,11 +211,9 @@ def test_what_is_drawn_is_answered_by_the_network_of_the_moment(learn: Page) -> 
     expect_answer_to_the_last(learn, answered)
 
 
-@pytest.mark.slow
-def test_what_a_run_is_told_reaches_it_in_order(learn: Page) -> None:
-    learn.fill("[name=seed]", "2")
-    learn.locator("#steps button").nth(0).click()
-    expect(learn.locator(".now").first).to_contain_text("Update 1,", timeout=SLOW)
+@pytest.fixture
+def held(learn: Page) -> list[Route]:
+    """The first request that changes a run from now on, which does not arrive; a run of one update is there."""
     held: list[Route] = []
 
     def hold_the_first(route: Route) -> None:
@@ -224,17 +222,42 @@ def test_what_a_run_is_told_reaches_it_in_order(learn: Page) -> None:
         else:
             held.append(route)
 
+    learn.fill("[name=seed]", "2")
+    learn.locator("#steps button").nth(0).click()
+    expect(learn.locator(".now").first).to_contain_text("Update 1,", timeout=SLOW)
     learn.route("**/runs/*", hold_the_first)
+    return held
+
+
+def wait_for(held: list[Route], page: Page) -> None:
+    end = monotonic() + SLOW / 1000
+    while not held and monotonic() < end:
+        page.wait_for_timeout(20)
+    assert held
+
+
+@pytest.mark.slow
+def test_what_a_run_is_told_reaches_it_in_order(learn: Page, held: list[Route]) -> None:
     learn.locator("#paper").scroll_into_view_if_needed()
     answered = recognitions(learn)
     draw(learn, STROKES[3][:1])
-    while not held:
-        learn.wait_for_timeout(20)
+    wait_for(held, learn)
     draw(learn, [[(0.1, 0.1), (0.12, 0.9)]])
     learn.wait_for_timeout(500)  # in which later ones could overtake it
     held[0].continue_()
     learn.wait_for_timeout(500)
     expect_answer_to_the_last(learn, answered)
+
+
+@pytest.mark.slow
+def test_a_run_that_hears_nothing_keeps_the_next_from_nothing(learn: Page, held: list[Route]) -> None:
+    learn.locator("#pace").evaluate("slider => { slider.value = 3; slider.dispatchEvent(new Event('input')); }")
+    wait_for(held, learn)
+    learn.click("#over")
+    expect(learn.locator("#start")).to_have_text("Start")
+    learn.locator("#steps button").nth(0).click()
+    expect(learn.locator(".now").first).to_contain_text("Update 1,", timeout=SLOW)
+    held[0].fulfill(status=204)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ _MOST_CANDIDATES = 3000
 _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there are many
 # Odds of being several digits, as `shapes.likeness` has them, from which on a part is cut: one of several on a picture,
 # most of which are single digits; and one that is all of it.
-_SEVERAL, SEVERAL_ALONE = 0.5, -0.5
+_SEVERAL, SEVERAL_ALONE = 1.5, -0.5
 # In heights: how wide no piece is, as one in a hundred digits; and a part that is cut, whatever its odds.
 _WIDE, _VERY_WIDE = 1.3, 2.0
 
@@ -53,7 +53,7 @@ def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candid
     Args:
         grey: `(H, W)`, uint8.
         several: the odds, as `shapes.likeness` has them, from which on a part is cut; one much wider than high is in
-            any case. Default: 0.5, or -0.5 if it is the only part.
+            any case. Default: 1.5, or -0.5 if it is the only part.
 
     Raises:
         NoInkError: nothing is written on it, or lines alone.
@@ -66,10 +66,11 @@ def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candid
         raise NoInkError(
             "there is nothing on it but lines, or ink no darker than they: use a darker pen, or paper without lines"
         )
+    lines = lines_of(parts, ink.pen) if parts else []
     if several is None:
-        several = _SEVERAL if len(parts) > 1 else SEVERAL_ALONE
+        several = _SEVERAL if sum(map(len, lines)) > 1 else SEVERAL_ALONE
     found: list[Candidate] = []
-    for number, line in enumerate(lines_of(parts, ink.pen) if parts else []):
+    for number, line in enumerate(lines):
         found += _of_line(number, line, ink, several, _MOST_CANDIDATES - len(found))
     return found
 

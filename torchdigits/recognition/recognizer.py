@@ -14,9 +14,8 @@ from torchdigits.recognition.pictures import Picture
 from torchdigits.recognition.sight import Sight
 
 UNSURE = 0.987  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
-_ONE = (
-    -3.0
-)  # odds of being several, as `likeness` has them, up to which it is taken for one, whatever it may be besides
+# Odds of being several, as `likeness` has them, up to which it is taken for one, whatever it may be besides.
+_ONE = -3.0
 _MOST_PIECES = 4  # that a digit may be in
 _TOO_WIDE = 20.0  # what it costs for each height that something is wider than high
 _STRANGE, _NETWORK, _ODDS = 0.8, 0.28, 3.0  # what counts how much of the cost of a digit

@@ -134,7 +134,7 @@ function change(column, changes) { // one at a time, as a busy server may hear t
 async function endRun(column) {
   const { run } = column;
   column.asking?.abort();
-  Object.assign(column, { run: null, header: null, points: [], weights: null, problem: "", command: "" });
+  Object.assign(column, { run: null, header: null, points: [], weights: null, problem: "", command: "", told: Promise.resolve() });
   draw(column);
   if (run) await ask("DELETE", `runs/${run}`).catch(() => {}); // it may have ended by itself
 }
