@@ -229,6 +229,28 @@ def test_the_compiler_is_the_environments_or_the_systems(tmp_path: Path, monkeyp
     assert library._compiler() == named
 
 
+def test_the_processor_is_what_linux_says_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "processor\t: 0\nmodel name\t: One\nflags\t: a b: c\n\nprocessor\t: 1\nmodel name\t: Two\nmodel\t: 7\n"
+    asked: list[Path] = []
+
+    def read(path: Path, **_: Any) -> str:
+        asked.append(path)
+        return said
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert library._processor()[3:] == ["One", "", "", "", "a b: c", ""]
+    assert asked == [Path("/proc/cpuinfo")]
+    monkeypatch.undo()
+    here = library._processor()
+    assert here[2] == torch.backends.cpu.get_cpu_capability()
+
+    def missing(path: Path, **_: Any) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert library._processor() == [*here[:3], *[""] * 6]
+
+
 def test_what_compiles_writes_into_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     started: list[tuple[Path, Any]] = []
