@@ -23,10 +23,11 @@ from conftest import ROOT
 
 from torchdigits import SigmoidMLP
 from torchdigits.engines import cache as caching
-from torchdigits.engines import library
+from torchdigits.engines import library, target
 from torchdigits.engines.cache import MOST_KEPT, Cache, words
 from torchdigits.engines.compiler import NetworkUpdate, sgd_loop
-from torchdigits.engines.library import BuildError, Building, Library, Shapes
+from torchdigits.engines.library import BuildError, Building, Library
+from torchdigits.engines.target import Shapes
 
 SIZES = (5, 4, 3)
 UPDATE = NetworkUpdate(SIZES)
@@ -187,7 +188,7 @@ def test_a_library_depends_on_all_that_it_is_made_of(monkeypatch: pytest.MonkeyP
         keys.append(shapes.key())
     for name in ("_processor", "_SOURCES"):
         with monkeypatch.context() as patch:
-            patch.setattr(library, name, (lambda: ["another"]) if name == "_processor" else ("network.py",))
+            patch.setattr(target, name, (lambda: ["another"]) if name == "_processor" else ("network.py",))
             keys.append(shapes.key())
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "99.0")
@@ -221,12 +222,12 @@ def test_the_compiler_is_the_environments_or_the_systems(tmp_path: Path, monkeyp
         monkeypatch.delenv("CXX", raising=False)
         if cxx is not None:
             monkeypatch.setenv("CXX", cxx)
-        assert library._compiler() == found
+        assert target._compiler() == found
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(shutil, "which", {"clang++": str(file)}.get)
-    assert library._compiler() == []
+    assert target._compiler() == []
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert library._compiler() == named
+    assert target._compiler() == named
 
 
 def test_the_processor_is_what_linux_says_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,17 +239,17 @@ def test_the_processor_is_what_linux_says_of_the_first(monkeypatch: pytest.Monke
         return said
 
     monkeypatch.setattr(Path, "read_text", read)
-    assert library._processor()[3:] == ["One", "", "", "", "a b: c", ""]
+    assert target._processor()[3:] == ["One", "", "", "", "a b: c", ""]
     assert asked == [Path("/proc/cpuinfo")]
     monkeypatch.undo()
-    here = library._processor()
+    here = target._processor()
     assert here[2] == torch.backends.cpu.get_cpu_capability()
 
     def missing(path: Path, **_: Any) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert library._processor() == [*here[:3], *[""] * 6]
+    assert target._processor() == [*here[:3], *[""] * 6]
 
 
 def test_what_compiles_writes_into_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +264,7 @@ def test_what_compiles_writes_into_a_folder_of_its_own(tmp_path: Path, monkeypat
         started.append((Path(folder), options))
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(library, "_processor", list)  # which asks another process
+    monkeypatch.setattr(target, "_processor", list)  # which asks another process
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(BuildError, match=r"^Resource temporarily unavailable$"):
         Building(UPDATE, *arguments(), threads=3)

@@ -4,10 +4,8 @@ Neither the compiler nor what it imports is loaded here, and a compiler that fai
 """
 
 import ctypes
-import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -16,8 +14,6 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,68 +22,16 @@ from torch import Tensor
 
 from torchdigits.engines.cache import Cache, words
 from torchdigits.engines.compiler import Block, Held, Update, compile_library
+from torchdigits.engines.target import Shapes, shape_of
 from torchdigits.errors import TorchDigitsError, root_cause
 from torchdigits.sgd import Parameters
 
 _HANDLES: Any = torch._C._aoti  # noqa: SLF001  # of torch's, for Python that calls such libraries
-_SOURCES = ("network.py", "sgd.py", "engines/compiler.py")
 _ROOM = 64 * 2**20  # bytes that compiling may take on a disk; 6 million were seen
 
 
 class BuildError(TorchDigitsError):
     """Why there is no library."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What a library is built for: an update, and the shapes and types of its arguments, as JSON can hold them.
-
-    Attributes:
-        update: the module, class and sizes.
-        parameters: by name.
-        block, held: in order.
-        threads: of the CPU.
-    """
-
-    update: list[Any]
-    parameters: dict[str, Any]
-    block: list[Any]
-    held: list[Any]
-    threads: int
-
-    @classmethod
-    def of(cls, update: Update, parameters: Parameters, block: Block, held: Held, threads: int) -> "Shapes":
-        kind = type(update)
-        return cls(
-            [kind.__module__, kind.__qualname__, list(update.sizes)],
-            {name: _shape_of(value) for name, value in parameters.items()},
-            [_shape_of(value) for value in block],
-            [_shape_of(value) for value in held],
-            threads,
-        )
-
-    def arguments(self) -> tuple[Update, Parameters, Block, Held]:
-        """The update, and arguments of these shapes with any values."""
-        module, kind, sizes = self.update
-        parameters = {name: _empty(*shape) for name, shape in self.parameters.items()}
-        block, held = (tuple(_empty(*shape) for shape in shapes) for shapes in (self.block, self.held))
-        return getattr(import_module(module), kind)(tuple(sizes)), parameters, block, held
-
-    def key(self) -> str:
-        """SHA-256 of all that a library depends on: this, our sources, torch, its settings, compiler, and processor."""
-        package = Path(__file__).parent.parent
-        own = (*(package / name for name in _SOURCES), Path(str(import_module(self.update[0]).__file__)))
-        settings = {name: value for name, value in os.environ.items() if name.startswith(("TORCHINDUCTOR_", "ATEN_"))}
-        settings.pop("TORCHINDUCTOR_CACHE_DIR", None)  # which is another one here
-        everything = {
-            "shapes": vars(self),
-            "sources": [hashlib.sha256(path.read_bytes()).hexdigest() for path in own],
-            "torch": [str(torch.__version__), torch.version.git_version, str(torch.__file__)],
-            "settings": settings,
-            "compiler": _compiler(),
-            "processor": _processor(),
-        }
-        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 class Library:
@@ -114,7 +58,7 @@ class Library:
     def __call__(self, parameters: Parameters, block: Block, held: Held) -> tuple[Parameters, Tensor]:
         values = [tensor.contiguous() for tensor in (*parameters.values(), *block, *held)]
         on_cpu = all(value.device.type == "cpu" for value in values)
-        if not on_cpu or [_shape_of(value) for value in values] != self._shapes:
+        if not on_cpu or [shape_of(value) for value in values] != self._shapes:
             raise ValueError("the library was compiled for arguments of other shapes, on a CPU")
         # Handles of tensors, which the library takes over; those that it returns are taken over here. As this is called
         # by ctypes, other threads of Python go on meanwhile.
@@ -273,33 +217,6 @@ def _folder_with_room(cache: Path | None) -> Path:
         if cache is not None and shutil.disk_usage(cache).free >= _ROOM:
             return Path(tempfile.mkdtemp(prefix="building-", dir=cache))
     return Path(tempfile.mkdtemp(prefix="torchdigits-building-"))
-
-
-def _shape_of(value: Tensor) -> list[Any]:
-    return [list(value.shape), str(value.dtype).removeprefix("torch.")]
-
-
-def _empty(shape: list[int], dtype: str) -> Tensor:
-    return torch.empty(shape, dtype=getattr(torch, dtype))
-
-
-def _compiler() -> list[Any]:
-    """The C++ compiler, by its file."""
-    path = shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
-    if path is None:
-        return []
-    status = Path(path).resolve().stat()
-    return [os.path.realpath(path), status.st_size, status.st_mtime_ns]
-
-
-def _processor() -> list[Any]:
-    """What a library that was built for this very processor depends on."""
-    lines: dict[str, str] = {}
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-        lines = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
-    named = [lines.get(name, "") for name in ("model name", "cpu family", "model", "stepping", "flags", "Features")]
-    return [platform.platform(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *named]
 
 
 def _ending(status: int) -> str:
