@@ -44,12 +44,13 @@ def test_a_mask_grows_as_scipys_does(mask: np.ndarray, pixels: int) -> None:
     assert np.array_equal(grown(mask, pixels), ndimage.binary_dilation(mask, EIGHT, pixels))
 
 
-@pytest.mark.parametrize("side", [3, 63, 65, 127, 129])
-def test_a_closing_is_scipys(side: int) -> None:
-    pixels = np.random.default_rng(0).random((300, 331), np.float32)
-    inside = slice(side, -side), slice(side, -side)
-    expected = ndimage.grey_closing(pixels, (side, side))
-    assert np.array_equal(closed(pixels, side)[inside], expected[inside])
+@pytest.mark.parametrize("shape", [(300, 331), (40, 200), (33, 3), (1, 70), (9, 1), (1, 1)])
+@pytest.mark.parametrize("side", [1, 3, 63, 65, 127, 129])
+def test_a_closing_is_scipys(shape: tuple[int, int], side: int) -> None:
+    """Of a picture that goes on beyond its edges as it is there."""
+    pixels = np.random.default_rng(0).random(shape, np.float32)
+    expected = ndimage.grey_closing(np.pad(pixels, side, mode="edge"), (side, side))[side:-side, side:-side]
+    assert np.array_equal(closed(pixels, side), expected)
 
 
 def test_distances_are_within_two_percent_of_euclids() -> None:

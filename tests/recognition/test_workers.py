@@ -209,7 +209,7 @@ def test_opencvs_lack_of_memory_is_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 40_000), (3, 20_000), (8, 60_000)])
+@pytest.mark.parametrize("shape", [(1, 40_000), (8, 60_000), (60_000, 8), (3, 1_000_000), (1_000_000, 3)])
 def test_a_long_low_picture_is_read_or_refused_in_words(shape: tuple[int, int]) -> None:
     dots = np.where(np.random.default_rng(0).random(shape) < 0.01, 0, 255).astype(np.uint8)
     said = []
@@ -224,3 +224,15 @@ def test_a_long_low_picture_is_read_or_refused_in_words(shape: tuple[int, int]) 
                 said.append(str(error))
     assert said[0] == "the picture: there is no ink on it"
     assert all(re.fullmatch("the picture: there (is|are) .*", words) for words in said)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_dotted_line_along_a_whole_strip_is_read_in_time(across: bool) -> None:
+    """It is as long as the strip, along which a slope would rise by thousands of rows."""
+    grey = np.full((100, 32_000), 220, np.uint8)
+    grey[50, ::2] = 20
+    content = io.BytesIO()
+    Image.fromarray(grey.T if across else grey).save(content, "PNG")
+    content.seek(0)
+    with Workers() as working:
+        assert "pixels" in working.work(content, "look")

@@ -69,8 +69,9 @@ def ink_of(grey: np.ndarray) -> Ink:
 def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
     sketch = _reduced(grey, max(1, int(math.sqrt(grey.size) / 200)))
-    side = max(3, max(sketch.shape) // 3)
-    height, width = (min(side, length) for length in sketch.shape)  # as OpenCV holds so many rows
+    sketch = np.ascontiguousarray(sketch.T if len(sketch) > len(sketch.T) else sketch)  # as OpenCV holds the rows
+    side = max(3, len(sketch.T) // 3)
+    height, width = (min(side, length) for length in sketch.shape)
     around = cv2.blur(sketch, (width, height), borderType=cv2.BORDER_REFLECT)
     return bool(((sketch - around) ** 3).sum() > 0)
 
@@ -78,8 +79,7 @@ def is_light_on_dark(grey: np.ndarray) -> bool:
 def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     """What is narrower than a square of so many pixels."""
     size |= 1  # or both filters would move the picture
-    around = np.pad(grey, size, mode="edge")  # as if the paper, or the table, went on
-    paper = closed(around, size)[size:-size, size:-size]
+    paper = closed(grey, size)
     strength = (paper - grey) / np.maximum(paper, _DARKEST)
     smoothed = blur(strength, 1) if smooth else strength
     step = max(1, round((strength.size / 100_000) ** 0.5))

@@ -78,16 +78,19 @@ def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
 def closed(pixels: np.ndarray, side: int) -> np.ndarray:
     """The closing of pixels `(H, W)`, float32, by a square of an odd side: what is dark and narrower than it is gone.
 
-    Nearer to the picture's edge than the square is wide, it is not to be relied on.
+    What is at the picture's edge goes on beyond it.
     """
-    if side <= _LARGE:
-        return np.asarray(cv2.morphologyEx(pixels, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)))
+    # A square that reaches further than across the picture from anywhere does no more than one that just does so.
+    height, width = (min(side, 2 * length - 1) for length in pixels.shape)
+    found = np.pad(pixels, [(height - 1,) * 2, (width - 1,) * 2], mode="edge")
+    if max(height, width) <= _LARGE:
+        found = cv2.morphologyEx(found, cv2.MORPH_CLOSE, np.ones((height, width), np.uint8))
+        return np.asarray(found[height - 1 : 1 - height or None, width - 1 : 1 - width or None])
     # For OpenCV a larger square takes longer; here, only by its logarithm.
-    found = pixels
     for extreme in (np.maximum, np.minimum):
-        for _ in range(2):
-            found = _running(extreme, found, side).T
-    return np.pad(found, side - 1, mode="edge")
+        for length in (height, width):
+            found = _running(extreme, found, length).T
+    return found
 
 
 def _running(extreme: np.ufunc, pixels: np.ndarray, side: int) -> np.ndarray:

@@ -79,14 +79,17 @@ def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
     found = np.zeros_like(mask)
     rows, columns = np.nonzero(mask)
     for slope in _SLOPES:
+        rise = abs(slope) * length
+        if _COVERED * rise > len(mask) + 2:  # no such line is inside the picture
+            continue
         shift = np.round(slope * np.arange(mask.shape[1])).astype(int)
-        shift -= shift.min()
-        sheared = np.zeros((mask.shape[0] + shift.max(), mask.shape[1]), np.float32)
-        sheared[rows + shift[columns], columns] = 1
+        # Rows of a parallelogram, which wrap around: no line comes by the same row twice.
+        sheared = np.zeros((len(mask) + int(rise) + 2, mask.shape[1]), np.float32)
+        at = (rows + shift[columns]) % len(sheared), columns
+        sheared[at] = 1
         middles = cv2.blur(sheared, (length, 1), borderType=cv2.BORDER_CONSTANT) > _COVERED
         if middles.any():
-            lines = cv2.dilate(middles.view(np.uint8), np.ones((1, length), np.uint8))
-            found[rows, columns] |= lines[rows + shift[columns], columns] > 0
+            found[rows, columns] |= cv2.dilate(middles.view(np.uint8), np.ones((1, length), np.uint8))[at] > 0
     return found
 
 
