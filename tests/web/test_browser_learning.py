@@ -192,10 +192,11 @@ def expect_answer_to_the_last(page: Page, answered: list[Response]) -> None:
         script = "rows => rows.map(row => +row.style.getPropertyValue('--activation'))"
         return list(page.locator(".small-bars li").evaluate_all(script))
 
-    end = monotonic() + SLOW / 1000
-    while not (answered and shown() == pytest.approx(expected(), abs=1e-3)) and monotonic() < end:
-        page.wait_for_timeout(50)  # the answer, and the frame with it, are on their way
-    assert shown() == pytest.approx(expected(), abs=1e-3)
+    end, before = monotonic() + SLOW / 1000, -1
+    while not (answered and before == len(answered) and shown() == pytest.approx(expected(), abs=1e-3)):
+        assert monotonic() < end
+        before = len(answered)
+        page.wait_for_timeout(300)  # the next answer, and the frame with it, are on their way
 
 
 @pytest.mark.slow
