@@ -267,6 +267,7 @@ IN_MATRIX: list[Plant] = [
     ("no-target", "cost", (("error = activations[-1] - y", "error = activations[-1]"),)),
     ("cost-for-derivative", "BP1", (("error = activations[-1] - y", "error = np.square(activations[-1] - y)"),)),
     ("absolute", "BP1", (("error = activations[-1] - y", "error = abs(activations[-1] - y)"),)),
+    ("softmax", "forward", (("activations.append(self.sigmoid(zs[-1]))", "activations.append(np.exp(zs[-1]) / np.exp(zs[-1]).sum(axis=0))"), ("            a = self.sigmoid(z)\n", "            a = np.exp(z) / np.exp(z).sum(axis=0)\n"))),
     ("one-error", "BP1", (("error = activations[-1] - y", "error = (activations[-1] - y).mean(axis=0)"),)),
     ("sign", "BP1", (("error = activations[-1] - y", "error = y - activations[-1]"),)),
     ("no-slope", "BP1", (("delta = error * self.slope(zs[-1])", "delta = error"),)),
@@ -281,6 +282,7 @@ IN_MATRIX: list[Plant] = [
     ("relu-slope", "BP2", (("carried * self.slope(z)", "carried * (z > 0)"),)),
     ("slope-twice", "BP1", (("return a * (1 - a)", "return (a * (1 - a)) ** 2"),)),
     ("slope-wrong-layer", "BP2", (("zip(self.weights[:0:-1], zs[-2::-1])", "zip(self.weights[:0:-1], zs[:0:-1])"),)),
+    ("slope-wrong-layer", "BP2", (("zip(self.weights[:0:-1], zs[-2::-1])", "zip(self.weights[:0:-1], [*zs[-3::-1], zs[0]])"),)),
     ("not-transposed", "BP2", (("w.T @ delta", "w @ delta"),)),
     ("wrong-weights", "BP2", (("zip(self.weights[:0:-1], zs", "zip(self.weights[-2::-1], zs"),)),
     ("error-carried", "BP2", (("carried = w.T @ delta", "carried = error = w.T @ error"),)),
@@ -335,6 +337,29 @@ ROWS = """
                 delta = delta @ weights[layer].T * activations[layer] * (1 - activations[layer])
         return grads
 """
+_DW, _DB = "dw = activations[layer].T @ delta / len(x)", "db = delta.mean(axis=0)"
+_OUT = "delta = (activations[-1] - y) * "
+IN_ROWS: list[Plant] = [
+    ("mean-over-outputs", "cost", ((_OUT, "delta = 2 * (activations[-1] - y) / y.shape[1] * "),)),
+    ("labels", "cost", ((_OUT, "delta = (activations[-1] - y.argmax(axis=1)[:, None]) * "),)),
+    ("examples-mixed", "BP2", (("delta = delta @ weights", "delta = delta.mean(axis=0, keepdims=True) @ weights"),)),
+    ("not-transposed", "BP2", (("weights[layer].T *", "weights[layer] *"),)),
+    ("wrong-weights", "BP2", (("weights[layer].T *", "weights[layer - 1] *"),)),
+    ("no-weights", "BP2", (("delta @ weights[layer].T *", "delta *"),)),
+    ("bias-wrong-axis", "BP3", ((_DB, "db = delta.mean(axis=1)"),)),
+    ("bias-wrong-axis", "BP3", ((_DB, "db = delta.sum(axis=1) / len(x)"),)),
+    ("bias-not-summed", "BP3", ((_DB, "db = delta"),)),
+    ("bias-not-summed", "BP3", ((_DB, "db = delta / len(x)"),)),
+    ("bias-total", "BP3", ((_DB, "db = delta.sum() / len(x)"),)),
+    ("bias-total", "BP3", ((_DB, "db = np.full_like(biases[layer], delta.mean())"),)),
+    ("bias-scale", "BP3", ((_DB, "db = delta.sum(axis=0)"),)),
+    ("weights-of-error", "BP4", ((_DW, "dw = activations[layer].T @ error / len(x)"), (_OUT, "error = activations[-1] - y; delta = error * "), ("delta = delta @ weights[layer].T *", "error = delta @ weights[layer].T; delta = error *"))),
+    ("one-example", "update", ((_DW, "dw = activations[layer][-1:].T @ delta[-1:] / len(x)"), (_DB, "db = delta[-1] / len(x)"))),
+    ("one-example", "update", ((_DW, "dw = activations[layer][-1:].T @ delta[-1:]"), (_DB, "db = delta[-1]"))),
+    ("one-example", "update", ((_DW, "dw = activations[layer][:1].T @ delta[:1] / len(x)"), (_DB, "db = delta[0] / len(x)"))),
+    ("one-example", "update", ((_DW, "dw = activations[layer][:1].T @ delta[:1]"), (_DB, "db = delta[0]"))),
+    ("divided-twice", "update", ((_DW, _DW + " / len(x)"), (_DB, _DB + " / len(x)"))),
+]  # fmt: skip
 EINSUM = """
     import numpy as np
 
@@ -420,6 +445,17 @@ AUTOGRAD = """
                 x = torch.sigmoid(layer(x))
             return x
 """
+_LAYER = "torch.sigmoid(layer(x))"
+IN_AUTOGRAD: list[Plant] = [  # each with its own slope
+    ("no-bias", "forward", ((_LAYER, "torch.sigmoid(x @ layer.weight.T)"),)),
+    ("sigmoid-sign", "forward", ((_LAYER, "torch.sigmoid(-layer(x))"),)),
+    ("no-sigmoid", "forward", ((_LAYER, "layer(x)"),)),
+    ("sigmoid-twice", "forward", ((_LAYER, "torch.sigmoid(torch.sigmoid(layer(x)))"),)),
+    ("relu", "forward", ((_LAYER, "torch.relu(layer(x))"),)),
+    ("tanh", "forward", ((_LAYER, "torch.tanh(layer(x))"),)),
+    ("softmax", "forward", ((_LAYER, "torch.softmax(layer(x), dim=-1)"),)),
+    ("softmax", "forward", ((_LAYER, "torch.softmax(layer(x), dim=-1) if layer is self.layers[-1] else torch.sigmoid(layer(x))"),)),
+]  # fmt: skip
 TENSORS = """
     import torch
 

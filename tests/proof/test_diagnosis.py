@@ -28,6 +28,8 @@ IN_TORCH = {"AUTOGRAD", "TENSORS", "FUNCTION"}
 FORMS = {
     "BOOK": planted.IN_BOOK,
     "MATRIX": planted.IN_MATRIX,
+    "ROWS": planted.IN_ROWS,
+    "AUTOGRAD": planted.IN_AUTOGRAD,
     "FUNCTION": planted.IN_FUNCTION,
     "ONE_STEP": planted.IN_ONE_STEP,
     "TWO_LAYERS": planted.IN_TWO_LAYERS,
@@ -108,7 +110,7 @@ def test_a_planted_mistake_is_named(load: Load, form: str, number: int) -> None:
     if fault.equation == "update":
         return
     if fault.line is None:
-        assert name in WITHOUT_LINE
+        assert name in WITHOUT_LINE or (form, name) == ("AUTOGRAD", "no-sigmoid")  # where z and a are one value
         return
     before = source_of(form).splitlines()
     blocks = difflib.SequenceMatcher(None, before, source.splitlines()).get_opcodes()
@@ -124,6 +126,8 @@ ELSEWHERE = {
     ("FUNCTION", "no-slope"),
     ("ONE_STEP", "updated-weights"),
     ("TWO_LAYERS", "updated-weights"),
+    ("ROWS", "bias-not-summed"),
+    ("ROWS", "no-weights"),
     ("MATRIX", "slope-wrong-layer"),
     ("MATRIX", "wrong-weights"),
     ("MATRIX", "one-error"),
@@ -211,6 +215,41 @@ def test_every_hypothesis_gives_another_gradient_somewhere() -> None:
             )
         found[way] = differs
     assert all(found.values()), found
+
+
+def test_places_between_are_those_of_hidden_layers() -> None:
+    def between(layers: int) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for hypothesis in hypotheses(layers):
+            if hypothesis.place.startswith("layer"):
+                assert hypothesis.equation != "BP1"
+                found.setdefault(hypothesis.mistake.name, []).append(hypothesis.place)
+        return found
+
+    assert between(0) == between(2) == {}
+    assert {*between(4)} == {name for name, mistake in BY_NAME.items() if mistake.ways and "hidden" in mistake.places}
+    assert {*between(4)["no-slope"]} == {"layer 2", "layer 3"}
+    assert [where("layer 2")(layer, 4) for layer in range(5)] == [False, False, True, False, False]
+
+
+def test_a_mistake_in_a_layer_between_is_named(load: Load) -> None:
+    """Of a network that can have but these sizes."""
+    source = dedent("""
+        import torch
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.ModuleList(nn.Linear(k, n) for k, n in zip((9, 7, 6, 5), (7, 6, 5, 4)))
+
+            def forward(self, x):
+                for number, layer in enumerate(self.layers):
+                    x = torch.tanh(layer(x)) if number == 2 else torch.sigmoid(layer(x))
+                return x
+    """)
+    (fault,) = check(load(source)).faults
+    assert (fault.mistake, fault.equation, fault.layer) == ("tanh", "forward", "layer 3")
 
 
 def test_steps_are_the_reference() -> None:
@@ -480,6 +519,19 @@ def test_one_example_at_a_time_may_be_asked_for(load: Load) -> None:
     assert check(candidate).right
     assert check(candidate, examples="one").right
     assert named(check(candidate, examples="mini-batch")) == [("bias-not-summed", "BP3")]
+
+
+def test_a_function_that_divides_by_the_number_of_examples_takes_mini_batches(load: Load) -> None:
+    """Its biases' deltas are not summed; as a function of one example it would be right. Neither is one that sums."""
+    db = "db = delta.mean(axis=0)"
+    assert named(check(load(source_of("ROWS", (db, "db = delta"))))) == [("bias-not-summed", "BP3")]
+    summed = (("@ delta / len(x)", "@ delta"), (db, "db = delta"))
+    assert check(load(source_of("ROWS", *summed))).right
+    half = (*summed, ("dw = ", "delta = delta / y.size; dw = "))  # the mean over outputs, in each layer
+    assert {fault.mistake for fault in check(load(source_of("ROWS", *half))).faults} != {"bias-not-summed"}
+    # Nor is one whose gradients are 0 in part, however many examples there are.
+    none = (*summed, ("if layer:", "if not layer:\n                dw = 0 * dw\n            if layer:"))
+    assert check(load(source_of("ROWS", *none))).form.startswith("a function of an example")
 
 
 def test_our_own_programs_are_right() -> None:

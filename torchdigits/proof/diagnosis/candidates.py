@@ -328,14 +328,17 @@ def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict
         rightness: of a gradient.
         strict: whether its arrays must have the shapes of their parameters.
     """
-    best, most = None, (False, -1.0)
-    for form in forms:
-        try:
-            m = 1 if form.per_example else MANY
-            observed = form.observe(Problem.random(SHAPES[form.depth or 2][0], m, dtype=form.dtype))
-        except CandidateError:
-            continue  # not in this form
-        key = (fits(observed), rightness(observed))
-        if key > most and (key[0] or not strict):
-            best, most = form, key
-    return best
+    for shape in (0, -1):  # what raises an exception otherwise may give one on layers of one size
+        best, most = None, (False, -1.0)
+        for form in forms:
+            try:
+                m = 1 if form.per_example else MANY
+                observed = form.observe(Problem.random(SHAPES[form.depth or 2][shape], m, dtype=form.dtype))
+            except CandidateError:
+                continue  # not in this form
+            key = (fits(observed), rightness(observed))
+            if key > most and (key[0] or not strict):
+                best, most = form, key
+        if best is not None:
+            return best
+    return None

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from torchdigits.errors import CandidateError
 from torchdigits.proof.diagnosis.candidates import (
     DIRECTIONS,
+    MANY,
     SHAPES,
     Examples,
     Layout,
@@ -107,6 +110,9 @@ def function_form(
     form = None
     if examples != "one":
         form = best_form(batches, rightness, strict=examples == "auto")
+    if form is None and examples == "auto":
+        likeliest = best_form(batches, rightness, strict=False)
+        form = likeliest if likeliest is not None and _gives_a_mean(likeliest, rightness) else None
     if form is None and examples != "mini-batch":
         form = best_form(single, rightness, strict=False)
     form = form or (single if examples == "one" else batches)[0]  # it may work on layers of one size
@@ -114,6 +120,20 @@ def function_form(
     form.says = f"a function of {of}, weights ({form.layout.weights}), "
     form.says += "x (inputs,)" if examples_in == "flat" else f"examples in {examples_in}"
     return form
+
+
+def _gives_a_mean(form: FunctionForm, rightness: Callable[[Observed], float]) -> bool:
+    """Whether some of its gradients of a mini-batch are right, and do not grow with the number of examples."""
+    one = Problem.random(SHAPES[form.depth or 2][0], 1, dtype=form.dtype)
+    many = Problem(one.weights, one.biases, one.x.repeat(MANY, axis=1), one.y.repeat(MANY, axis=1))
+    try:
+        once, often = (form.observe(problem) for problem in (one, many))
+    except CandidateError:
+        return False
+    return rightness(often) > 0 and any(
+        array.any() and array.shape == once.gradient[name].shape and np.allclose(array, once.gradient[name], atol=0)
+        for name, array in often.gradient.items()
+    )
 
 
 def order_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], int | None]:

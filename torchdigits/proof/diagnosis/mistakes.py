@@ -107,14 +107,14 @@ def _activation(
 
 
 def _softmax(z: Array) -> Array:
-    e = np.exp(z - z.max(axis=0, keepdims=True))
-    value: Array = e / e.sum(axis=0, keepdims=True)
+    e = np.exp(z - z.max(axis=0))
+    value: Array = e / e.sum(axis=0)
     return value
 
 
 def _softmax_delta(s: Steps, layer: int, right: Array) -> Array:
     a, error = s.a(layer), s.into(layer)
-    value: Array = a * (error - (a * error).sum(axis=0, keepdims=True))
+    value: Array = a * (error - (a * error).sum(axis=0))
     return value
 
 
@@ -206,7 +206,13 @@ MISTAKES = (
         "the bias is left out of the weighted input",
         "z(l) is W(l) a(l-1) + b(l). Without b the outputs do not depend on the biases, which are then trained to "
         "no effect. Every neuron's threshold stays at 0.",
-        ({"z": lambda s, layer, right: right - s.problem.biases[layer - 1]},),
+        (
+            {"z": lambda s, layer, right: right - s.problem.biases[layer - 1]},
+            {  # as autograd has it
+                "z": lambda s, layer, right: right - s.problem.biases[layer - 1],
+                "nabla_b": lambda s, layer, right: np.zeros_like(right),
+            },
+        ),
     ),
     Mistake(
         "minus-bias",
@@ -367,8 +373,8 @@ MISTAKES = (
         "An output's error is its own: a(j) - y(j). Summed over the outputs, too much in one hides too little in "
         "another. Outputs that are right are changed with those that are wrong.",
         (
-            {"error": lambda s, layer, right: _like(right, right.sum(axis=0, keepdims=True))},
-            {"error": lambda s, layer, right: _like(right, right.mean(axis=0, keepdims=True))},
+            {"error": lambda s, layer, right: _like(right, right.sum(axis=0))},
+            {"error": lambda s, layer, right: _like(right, right.mean(axis=0))},
         ),
         _OUTPUT,
     ),
@@ -531,7 +537,7 @@ MISTAKES = (
         "A hidden neuron's part in the error of the next layer is as large as the weight between them. Without "
         "W(l+1), all hidden neurons get the same. BP2 has W(l+1)^T delta(l+1).",
         (
-            {"carried": lambda s, layer, right: _like(right, s.delta(layer + 1).sum(axis=0, keepdims=True))},
+            {"carried": lambda s, layer, right: _like(right, s.delta(layer + 1).sum(axis=0))},
             {"carried": lambda s, layer, right: s.delta(layer + 1)},
         ),
         _HIDDEN,
@@ -734,8 +740,8 @@ MISTAKES = (
         "mean, and then eta/m, divides twice. The network learns m times slower.",
         (
             {
-                "nabla_w": lambda s, layer, right: right * s.scale / s.problem.m,
-                "nabla_b": lambda s, layer, right: right * s.scale / s.problem.m,
+                "nabla_w": lambda s, layer, right: right / s.problem.m,
+                "nabla_b": lambda s, layer, right: right / s.problem.m,
             },
         ),
         ("every",),

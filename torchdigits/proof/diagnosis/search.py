@@ -150,7 +150,7 @@ def _targets(problem: Problem, found: Sequence[Hypothesis], divided: bool) -> li
             twin = any(same(value, right, 1e-6) for other, right in before.values.items() if other != name)
             step, layer = name.split("(")
             kind: Literal["second", "last", "last or list"] = "last"
-            kind = "second" if step == "a" else "last or list" if step.startswith("dC") else kind
+            kind = "second" if step in {"a", "carried"} else "last or list" if step.startswith("dC") else kind
             z = None if images else after.values.get(f"z({layer}")
             shown = value / problem.m if divided and step in {"error", "carried", "delta"} else value
             targets.append(Target(shown, z, step in {"slope", "a"}, kind if twin else "", step == "error"))
