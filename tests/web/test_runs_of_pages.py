@@ -480,7 +480,7 @@ def test_api_describes_itself() -> None:
     schemas = described["components"]["schemas"]
     for name in ("Started", "Place", "Possible"):
         assert schemas[name]["required"] == list(schemas[name]["properties"])
-    for name in ("NewRun", "Changes", "Started", "Place"):
+    for name in ("NewRun", "Changes", "Started", "Place", "Possible"):
         assert all(field["description"] for field in schemas[name]["properties"].values())
     run = schemas["NewRun"]["properties"]
     assert {name: field["default"] for name, field in run.items()} == {

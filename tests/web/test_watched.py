@@ -9,11 +9,13 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Clock
 
 from torchdigits.data.datasets import DigitSplits
+from torchdigits.proof.reference import sigmoid
 from torchdigits.recognition.measuring import Measurement, measure
 from torchdigits.training.live import LiveRun, live_run
 from torchdigits.training.options import TrainOptions
@@ -133,6 +135,47 @@ def test_the_curves_get_a_point_at_most_every_quarter_second_or_tenth_of_the_tim
         assert header_of(watched.frame(2))["points"] == watched.points[2:]
         monkeypatch.setattr(web_watched, "POINTS", 3)
         assert header_of(watched.frame(1))["points"] == watched.points[1:4]
+
+
+def test_a_frame_answers_the_drawing(digits: DigitSplits) -> None:
+    drawing = digits.test.images[3]
+    with watched_run(digits) as watched:
+        assert header_of(watched.frame(0))["answer"] is None
+        watched.set(updates=20, drawing=drawing.flatten().tolist())
+        while watched.work() is not None:
+            pass
+        answer = header_of(watched.frame(0))["answer"]
+        a, layers = drawing.flatten().numpy()[:, np.newaxis] / 255, []
+        values = [parameter.detach().numpy() for parameter in watched.run.network.parameters()]
+        for w, b in zip(values[::2], values[1::2], strict=True):
+            layers.append(a := sigmoid(w @ a + b.reshape(-1, 1)))
+        hidden, outputs = (layer[:, 0].tolist() for layer in layers)
+        assert answer["activations"] == pytest.approx(outputs, abs=1e-4)
+        assert answer["hidden"] == [pytest.approx(hidden, abs=1e-4)]
+        assert [answer["runner_up"], answer["digit"]] == np.argsort(outputs)[-2:].tolist()
+        watched.set(drawing=None)
+        assert header_of(watched.frame(0))["answer"] is None
+
+
+def test_it_goes_on_to_the_end_of_the_epoch_or_the_run(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched_run(digits) as watched:
+        asked_for, reached = [], []
+
+        def waits(updates: int) -> bool:
+            asked_for.append(updates)
+            return False
+
+        monkeypatch.setattr(watched.run, "waits", waits)
+        for updates in (5, "epoch", "epoch"):
+            watched.set(updates=updates)
+            while watched.work() is not None:
+                pass
+            reached.append((watched.run.updates, watched.state))
+        assert reached == [(5, "paused"), (122, "paused"), (244, "finished")]
+        assert asked_for[0] == 5
+        assert watched.run.test is not None
+        told = header_of(watched.frame(0))["test"]
+        assert told == {"correct": watched.run.test.correct, "total": len(digits.test.labels)}
 
 
 def test_versions_count_what_a_frame_would_show(

@@ -70,8 +70,8 @@ class Place(BaseModel):
 class Possible(BaseModel):
     datasets: list[str] = Field(description="that are here")
     places: int = Field(description="runs that go on at once: as many as there are cores")
-    going: int
-    waiting: int
+    going: int = Field(description="runs that have a place")
+    waiting: int = Field(description="runs that wait for one")
 
 
 FRAME = """The run of this moment, as soon as there is something new, 25 times a second at most; after 10 s, 204.
