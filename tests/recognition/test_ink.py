@@ -73,6 +73,26 @@ def test_ink_is_where_it_is_and_as_strong_and_the_pen_as_wide(shape: tuple[int, 
     assert found.pen == pytest.approx(pen, abs=max(1, 0.25 * pen))
 
 
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_blot_is_no_ink_beside_a_stroke(scale: int) -> None:
+    """It is wider than the pen by far; as large as it is, a picture of 240 x 320 is looked at without a sketch."""
+    shape = (240 * scale, 320 * scale)
+    stroke = drawn(shape, (50 * scale, 40 * scale, 55 * scale, 200 * scale))
+    blot = drawn(shape, (150 * scale, 60 * scale, 260 * scale, 170 * scale))
+    found = ink_of(np.where(stroke | blot, 60, 210).astype(np.float32))
+    assert found.mask[stroke].all()
+    assert not found.mask[blot].any()
+    assert found.pen == pytest.approx(5 * scale, abs=scale)
+
+
+def test_a_wide_pen_on_a_small_picture_is_seen_without_a_second_look() -> None:
+    stroke = drawn((60, 60), (25, 5, 35, 55))
+    found = ink_of(np.where(stroke, 60, 210).astype(np.float32))
+    assert found.mask[stroke].all()
+    assert found.mask.sum() < 1.5 * stroke.sum()
+    assert 10 <= found.pen <= 14
+
+
 def test_what_is_too_faint_is_told_by_how_much() -> None:
     grey = np.full((200, 200), 200, np.float32) - 12 * drawn((200, 200), (50, 50, 56, 150))
     with pytest.raises(NoInkError) as raised:
@@ -88,6 +108,7 @@ def test_whether_something_fills_a_square() -> None:
     for size, fills in ((2, True), (3, True), (5.9, True), (6, True), (7, False), (50, False)):
         assert ink._fills(mask, size) is fills
     assert not ink._fills(drawn((20, 30), (5, 5, 7, 15)), 1)  # of three pixels at least
+    assert ink._fills(drawn((20, 30), (5, 5, 8, 8)), 1)
     assert not ink._fills(drawn((20, 30), (0, 0, 4, 20)), 5)  # beyond the edge there is nothing
 
 
