@@ -93,11 +93,17 @@ def test_a_wide_pen_on_a_small_picture_is_seen_without_a_second_look() -> None:
     assert 10 <= found.pen <= 14
 
 
-def test_what_is_too_faint_is_told_by_how_much() -> None:
-    grey = np.full((200, 200), 200, np.float32) - 12 * drawn((200, 200), (50, 50, 56, 150))
+@pytest.mark.parametrize(("noise", "darker", "told"), [(0, 12, 6), (6, 8, 5)])
+def test_what_is_too_faint_is_told_by_how_much(noise: float, darker: int, told: int) -> None:
+    """Beside the paper as it mostly is, which noise makes a little darker than the lightest around."""
+    grey = np.random.default_rng(0).normal(200, noise, (200, 200)) - darker * drawn((200, 200), (50, 50, 56, 150))
     with pytest.raises(NoInkError) as raised:
         ink_of(grey.astype(np.float32))
-    assert str(raised.value) == "its ink is too faint, 6% darker than the paper: use a darker pen, or more light"
+    expected = f"its ink is too faint, {told}% darker than the paper: use a darker pen, or more light"
+    assert str(raised.value) == expected
+
+
+def test_blank_paper_has_no_ink() -> None:
     with pytest.raises(NoInkError) as raised:
         ink_of(np.full((200, 200), 200, np.float32))
     assert str(raised.value) == "there is no ink on it"

@@ -157,6 +157,21 @@ def test_a_frame_answers_the_drawing(digits: DigitSplits) -> None:
         assert header_of(watched.frame(0))["answer"] is None
 
 
+def test_a_frame_has_the_first_layers_weights_in_bytes_and_the_pace(digits: DigitSplits) -> None:
+    with watched_run(digits) as watched:
+        frame = watched.frame(0)
+        header = header_of(frame)
+        weights = next(watched.run.network.parameters()).detach().numpy()
+        assert header["full"] == pytest.approx(np.sort(abs(weights), axis=None)[int(0.99 * weights.size) - 1])
+        expected = np.round(np.clip(weights / np.float32(header["full"]), -1, 1) * 127)
+        shown = np.frombuffer(frame[-weights.size :], np.int8).reshape(weights.shape)
+        assert abs(shown - expected).max() <= 1  # where it is halfway
+        assert {*np.unique(shown)[[0, -1]].tolist()} == {-127, 127}
+        assert (header["neurons"], header["shown"], header["pace"]) == (30, 30, 0)
+        watched.set(pace=30)
+        assert header_of(watched.frame(0))["pace"] == 30
+
+
 def test_it_goes_on_to_the_end_of_the_epoch_or_the_run(digits: DigitSplits, monkeypatch: pytest.MonkeyPatch) -> None:
     with watched_run(digits) as watched:
         asked_for, reached = [], []
