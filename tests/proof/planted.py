@@ -450,7 +450,6 @@ AUTOGRAD = """
 """
 _LAYER = "torch.sigmoid(layer(x))"
 IN_AUTOGRAD: list[Plant] = [  # each with its own slope
-    ("no-bias", "forward", ((_LAYER, "torch.sigmoid(x @ layer.weight.T)"),)),
     ("sigmoid-sign", "forward", ((_LAYER, "torch.sigmoid(-layer(x))"),)),
     ("no-sigmoid", "forward", ((_LAYER, "layer(x)"),)),
     ("sigmoid-twice", "forward", ((_LAYER, "torch.sigmoid(torch.sigmoid(layer(x)))"),)),

@@ -194,7 +194,7 @@ def expect_answer_to_the_last(page: Page, answered: list[Response]) -> None:
 
     end, before = monotonic() + SLOW / 1000, -1
     while not (answered and before == len(answered) and shown() == pytest.approx(expected(), abs=1e-3)):
-        assert monotonic() < end
+        assert monotonic() < end, (shown(), expected() if answered else None)
         before = len(answered)
         page.wait_for_timeout(300)  # the next answer, and the frame with it, are on their way
 

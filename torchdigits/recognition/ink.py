@@ -69,8 +69,9 @@ def ink_of(grey: np.ndarray) -> Ink:
 def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether what stands out from its surroundings is mostly lighter than they are, by the third moment."""
     sketch = _reduced(grey, max(1, int(math.sqrt(grey.size) / 200)))
-    sketch = np.ascontiguousarray(sketch.T if len(sketch) > len(sketch.T) else sketch)  # as OpenCV holds the rows
-    side = max(3, len(sketch.T) // 3)
+    if sketch.shape[0] > sketch.shape[1]:  # OpenCV keeps as many rows in memory as the window is high
+        sketch = np.ascontiguousarray(sketch.T)
+    side = max(3, sketch.shape[1] // 3)
     height, width = (min(side, length) for length in sketch.shape)
     around = cv2.blur(sketch, (width, height), borderType=cv2.BORDER_REFLECT)
     return bool(((sketch - around) ** 3).sum() > 0)

@@ -80,7 +80,7 @@ def closed(pixels: np.ndarray, side: int) -> np.ndarray:
 
     What is at the picture's edge goes on beyond it.
     """
-    # A square that reaches further than across the picture from anywhere does no more than one that just does so.
+    # A side of 2 length - 1 reaches the whole picture from every pixel: a longer one changes nothing.
     height, width = (min(side, 2 * length - 1) for length in pixels.shape)
     found = np.pad(pixels, [(height - 1,) * 2, (width - 1,) * 2], mode="edge")
     if max(height, width) <= _LARGE:

@@ -83,7 +83,7 @@ def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
         if _COVERED * rise > len(mask) + 2:  # no such line is inside the picture
             continue
         shift = np.round(slope * np.arange(mask.shape[1])).astype(int)
-        # Rows of a parallelogram, which wrap around: no line comes by the same row twice.
+        # Each line is a row now. Rows wrap around: within so many columns a line crosses less of them than there are.
         sheared = np.zeros((len(mask) + int(rise) + 2, mask.shape[1]), np.float32)
         at = (rows + shift[columns]) % len(sheared), columns
         sheared[at] = 1

@@ -323,12 +323,14 @@ F = TypeVar("F", bound=Form)
 def best_form(forms: Sequence[F], rightness: Callable[[Observed], float], strict: bool) -> F | None:
     """Of the forms in which a candidate gives a gradient, that which is most right; of equals the first.
 
+    It is asked for layers of different sizes, and if no form will do there, for layers of one size.
+
     Args:
         forms: ways of calling it, the likeliest first.
         rightness: of a gradient.
         strict: whether its arrays must have the shapes of their parameters.
     """
-    for shape in (0, -1):  # what raises an exception otherwise may give one on layers of one size
+    for shape in (0, -1):
         best, most = None, (False, -1.0)
         for form in forms:
             try:

@@ -115,7 +115,7 @@ def function_form(
         form = likeliest if likeliest is not None and _gives_a_mean(likeliest, rightness) else None
     if form is None and examples != "mini-batch":
         form = best_form(single, rightness, strict=False)
-    form = form or (single if examples == "one" else batches)[0]  # it may work on layers of one size
+    form = form or (single if examples == "one" else batches)[0]  # it may work on another number of layers
     of, examples_in = "an example" if form.per_example else "a mini-batch", form.layout.examples
     form.says = f"a function of {of}, weights ({form.layout.weights}), "
     form.says += "x (inputs,)" if examples_in == "flat" else f"examples in {examples_in}"
@@ -123,17 +123,17 @@ def function_form(
 
 
 def _gives_a_mean(form: FunctionForm, rightness: Callable[[Observed], float]) -> bool:
-    """Whether some of its gradients of a mini-batch are right, and do not grow with the number of examples."""
-    one = Problem.random(SHAPES[form.depth or 2][0], 1, dtype=form.dtype)
+    """Whether the gradients of its weights are right, and their means: an example given many times has the same."""
+    sizes = SHAPES[form.depth or 2][0]
+    one, mixed = (Problem.random(sizes, m, dtype=form.dtype) for m in (1, MANY))
     many = Problem(one.weights, one.biases, one.x.repeat(MANY, axis=1), one.y.repeat(MANY, axis=1))
     try:
-        once, often = (form.observe(problem) for problem in (one, many))
+        right = rightness(form.observe(mixed)) >= len(one.weights)
+        once, often = (form.observe(problem).gradient for problem in (one, many))
     except CandidateError:
         return False
-    return rightness(often) > 0 and any(
-        array.any() and array.shape == once.gradient[name].shape and np.allclose(array, once.gradient[name], atol=0)
-        for name, array in often.gradient.items()
-    )
+    names = [name for name in once if name.startswith("dC/dW")]
+    return right and all(once[n].shape == often[n].shape and np.allclose(once[n], often[n], atol=0) for n in names)
 
 
 def order_of(function: Callable[..., Any]) -> tuple[tuple[str, ...], int | None]:

@@ -203,13 +203,7 @@ MISTAKES = (
         "the bias is left out of the weighted input",
         "z(l) is W(l) a(l-1) + b(l). Without b the outputs do not depend on the biases, which are then trained to "
         "no effect. Every neuron's threshold stays at 0.",
-        (
-            {"z": lambda s, layer, right: right - s.problem.biases[layer - 1]},
-            {  # as autograd has it
-                "z": lambda s, layer, right: right - s.problem.biases[layer - 1],
-                "nabla_b": lambda s, layer, right: np.zeros_like(right),
-            },
-        ),
+        ({"z": lambda s, layer, right: right - s.problem.biases[layer - 1]},),
     ),
     Mistake(
         "minus-bias",

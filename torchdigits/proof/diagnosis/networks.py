@@ -63,8 +63,11 @@ class NetworkForm:
         self.file = file_of(self.factory)
 
     def all_right(self, rightness: Callable[[Observed], float]) -> bool:
-        """Whether the gradient of an example is right."""
-        observed = self.observe(Problem.random(SHAPES[2][0], 1, dtype=self.dtype))
+        """Whether the gradient of an example is right; not if it raises an exception."""
+        try:
+            observed = self.observe(Problem.random(SHAPES[2][0], 1, dtype=self.dtype))
+        except CandidateError:
+            return False
         return rightness(observed) >= len(observed.gradient)
 
     def instance(self, problem: Problem) -> Any:
