@@ -528,6 +528,9 @@ def test_a_function_whose_weights_get_right_means_takes_mini_batches(load: Load)
     """Its biases' deltas are not summed, though as a function of one example it would be right."""
     db = "db = delta.mean(axis=0)"
     assert named(check(load(source_of("ROWS", (db, "db = delta"))))) == [("bias-not-summed", "BP3")]
+    mixed = ("delta = delta @ weights", "delta = delta.mean(axis=0, keepdims=True) @ weights")
+    both = check(load(source_of("ROWS", mixed, (db, "db = delta"))))
+    assert {*named(both)} == {("bias-not-summed", "BP3"), ("examples-mixed", "BP2")}
     summed = (("@ delta / len(x)", "@ delta"), (db, "db = delta"))
     assert check(load(source_of("ROWS", *summed))).right
     first = ("dw = activations[layer].T @ delta / len(x)", "dw = np.outer(activations[layer][0], delta[0])")
