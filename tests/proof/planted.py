@@ -147,6 +147,7 @@ IN_BOOK: list[Plant] = [
         (("activations[-2].transpose()", "(sigmoid_prime(zs[-2]) if len(zs) > 1 else x).transpose()"),),
     ),
     ("wrong-activation", "BP4", (("activations[-l - 1].transpose()", "activations[-l].transpose()"),)),
+    ("wrong-activation", "BP4", (("activations[-2].transpose()", "x.transpose()"),)),
     (
         "transposed-gradient",
         "BP4",

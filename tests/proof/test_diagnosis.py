@@ -18,7 +18,7 @@ import pytest
 
 from torchdigits.errors import CandidateError
 from torchdigits.proof import assert_gradients_agree, check
-from torchdigits.proof.diagnosis.mistakes import BY_NAME, as_markdown, hypotheses, where
+from torchdigits.proof.diagnosis.mistakes import BY_NAME, PLACES, WORDS, as_markdown, hypotheses, where
 from torchdigits.proof.diagnosis.report import Diagnosis
 from torchdigits.proof.diagnosis.steps import Problem, Steps
 
@@ -230,6 +230,7 @@ def test_places_between_are_those_of_hidden_layers() -> None:
     assert between(0) == between(2) == {}
     assert {*between(4)} == {name for name, mistake in BY_NAME.items() if mistake.ways and "hidden" in mistake.places}
     assert {*between(4)["no-slope"]} == {"layer 2", "layer 3"}
+    assert {*WORDS} == {*PLACES}
     assert [where("layer 2")(layer, 4) for layer in range(5)] == [False, False, True, False, False]
 
 
