@@ -15,6 +15,7 @@ from torchdigits.recognition.pixels import (
     grown,
     otsu_threshold,
     parts_of,
+    quantile,
     typical_length,
 )
 
@@ -37,6 +38,17 @@ def test_parts_are_scipys(mask: np.ndarray) -> None:
         assert np.array_equal(parts.own(at), own[top:bottom, left:right])
     chosen = np.arange(number) % 2 == 0
     assert np.array_equal(parts.where(chosen), np.isin(parts.labels, np.flatnonzero(chosen) + 1))
+
+
+@given(
+    values=arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.integers(-3, 3)),
+    share=st.sampled_from([0, 0.25, 0.5, 0.75, 0.9, 1]),
+)
+def test_quantiles_are_numpys(values: np.ndarray, share: float) -> None:
+    before = values.copy()
+    assert quantile(values, share) == pytest.approx(float(np.quantile(values.astype(float), share)), abs=1e-12)
+    assert quantile(values) == np.median(values)
+    assert np.array_equal(values, before)
 
 
 @given(mask=masks, pixels=st.integers(1, 4))

@@ -54,10 +54,11 @@ def _different(mask: np.ndarray, seams: list[np.ndarray]) -> list[np.ndarray]:
     rows, columns = np.arange(len(mask)), np.arange(mask.shape[1])
     found: list[np.ndarray] = []
     counts = np.zeros((0, len(mask)), int)  # ink to the left of each, in each row
-    for seam in seams:
-        count = before[rows, (seam + 1).clip(0, mask.shape[1])]
-        taken = int(count.sum())
-        if min(taken, ink - taken, *np.abs(counts - count).sum(1).tolist()) < _SAME * ink / digits:
+    lefts = before[rows, (np.reshape(seams, (-1, len(mask))) + 1).clip(0, mask.shape[1])]
+    taken = lefts.sum(1)
+    for at in np.flatnonzero(np.minimum(taken, ink - taken) >= _SAME * ink / digits).tolist():
+        seam, count = seams[at], lefts[at]
+        if np.abs(counts - count).sum(1).min(initial=ink) < _SAME * ink / digits:
             continue
         left = mask & (columns <= seam[:, np.newaxis])
         if min(_width(left), _width(mask & ~left)) > least:
@@ -92,9 +93,10 @@ def _cheapest_seams(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = mask.shape[1]
     columns = np.arange(width)
     total, sources = cost[0], np.zeros(mask.shape, int)
+    acrosses = (cost + _ASIDE).cumsum(1)  # to go to the right, from the first column
+    backs = acrosses[:, -1:] - np.pad(acrosses[:, :-1], ((0, 0), (1, 0)))  # to the left, from the last
     for row in range(1, len(mask)):
-        across = np.cumsum(cost[row] + _ASIDE)  # to go to the right, from the first column
-        back = across[-1] - np.r_[0, across[:-1]]  # to the left, from the last
+        across, back = acrosses[row], backs[row]
         right, left = total - across, (total - back)[::-1]
         cheapest_right, cheapest_left = np.minimum.accumulate(right), np.minimum.accumulate(left)
         from_left = np.maximum.accumulate(np.where(right == cheapest_right, columns, 0))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from torchdigits.errors import NoInkError
 from torchdigits.recognition.pictures import LEAST_CONTRAST, NO_INK
-from torchdigits.recognition.pixels import blur, closed, grown, otsu_threshold, parts_of
+from torchdigits.recognition.pixels import blur, closed, grown, otsu_threshold, parts_of, quantile
 
 _SKETCH = 400  # pixels of a side, if it were square, of the picture on which the pen's width is estimated
 _DARKEST = 64.0  # paper, beside which the steps of grey are not counted as ink
@@ -85,21 +85,21 @@ def _ink(grey: np.ndarray, size: int, smooth: bool) -> Ink:
     smoothed = blur(strength, 1) if smooth else strength
     step = max(1, round((strength.size / 100_000) ** 0.5))
     sample = smoothed[::step, ::step]
-    level = float(np.median(sample))
-    noise = 1.4826 * float(np.median(np.abs(sample - level)))  # its standard deviation
+    level = quantile(sample)
+    noise = 1.4826 * quantile(np.abs(sample - level))  # its standard deviation
     least = level + max(LEAST_CONTRAST / 2, 4 * noise)
     candidates = smoothed[smoothed > least]
     if not candidates.size:
         raise NoInkError(NO_INK)
     strong = candidates[candidates > otsu_threshold(candidates)]
-    full = float(np.median(strong if strong.size else candidates))
+    full = quantile(strong if strong.size else candidates)
     if full - level < LEAST_CONTRAST:
         raise NoInkError(
             f"its ink is too faint, {full - level:.0%} darker than the paper: use a darker pen, or more light"
         )
     mask = smoothed > max(least, level + _STRONG * (full - level))
     widths = np.minimum(run_lengths(mask), run_lengths(mask.T).T)[mask]
-    return Ink(strength, mask, float(np.median(widths)))
+    return Ink(strength, mask, quantile(widths))
 
 
 def _without_rims(mask: np.ndarray, sketched: np.ndarray) -> np.ndarray:

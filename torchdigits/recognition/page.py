@@ -13,7 +13,7 @@ from torchdigits.errors import NoInkError
 from torchdigits.recognition.cuts import cuts
 from torchdigits.recognition.ink import Ink, ink_of
 from torchdigits.recognition.lines import Part, lines_of, parts_on, together, too_many
-from torchdigits.recognition.pixels import grown
+from torchdigits.recognition.pixels import grown, quantile
 from torchdigits.recognition.rules import without_rules
 from torchdigits.recognition.shapes import likeness
 from torchdigits.recognition.steps import Box, of_ink
@@ -159,5 +159,5 @@ def _strength(part: Part, ink: Ink) -> np.ndarray:
         np.arange(part.left - margin, part.right + margin),
     )
     strength = ink.strength[np.ix_(rows.clip(0, depth - 1), columns.clip(0, width - 1))]
-    full = max(float(np.percentile(strength[mask], 75)), 1e-6)
+    full = max(quantile(strength[mask], 0.75), 1e-6)
     return np.asarray(np.clip(strength / full, 0, 1) * grown(mask, margin), np.float32)

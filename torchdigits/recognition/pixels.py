@@ -1,5 +1,6 @@
 """What is known of pixels: connected parts, distances, thresholds, blurs. OpenCV computes them."""
 
+from math import ceil
 from typing import NamedTuple
 
 import cv2
@@ -39,7 +40,10 @@ class Parts(NamedTuple):
 
 def parts_of(mask: np.ndarray) -> Parts:
     """The connected parts of a mask `(H, W)`, bool."""
-    _, labels, found, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    # The default algorithm takes twice as long for the same.
+    _, labels, found, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
+        mask.view(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT
+    )
     left, top, width, height, areas = found[1:].T
     return Parts(labels, np.stack([left, top, left + width, top + height], axis=1), areas)
 
@@ -110,6 +114,18 @@ def otsu_threshold(values: np.ndarray) -> float:
         return high
     steps = ((values.reshape(1, -1) - low) / width).clip(0, 255).astype(np.uint8)
     return low + (high - low) / 256 * (cv2.threshold(steps, 0, 255, cv2.THRESH_OTSU)[0] + 1)
+
+
+def quantile(values: np.ndarray, share: float = 0.5) -> float:
+    """The value below which so much of all lie, as `np.quantile` has it; the median by default.
+
+    NumPy's takes up to ten times as long.
+    """
+    place = share * (values.size - 1)
+    low, high = int(place), ceil(place)
+    ordered = np.partition(values, (low, high), axis=None)  # of one place, NumPy takes longer if many values are equal
+    value, next_value = float(ordered[low]), float(ordered[high])
+    return value + (place - low) * (next_value - value)
 
 
 def centre_of_mass(pixels: np.ndarray) -> tuple[float, float]:

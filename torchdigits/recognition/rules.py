@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from torchdigits.recognition.ink import Ink, run_lengths
-from torchdigits.recognition.pixels import parts_of, typical_length
+from torchdigits.recognition.pixels import parts_of, quantile, typical_length
 
 _SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
 _COVERED = 0.88  # of a line, by ink
@@ -98,5 +98,5 @@ def _without_crossings(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
     if not lines.any():
         return lines
     thickness = run_lengths(mask.T).T
-    usual = float(np.median(thickness[lines]))
+    usual = quantile(thickness[lines])
     return lines & (thickness <= max(1.6 * usual, usual + 2))

@@ -25,7 +25,7 @@ class Shapes(NamedTuple):
 
     Attributes:
         mean, basis: of the features: `(588,)`, and `(588, 100)`, their principal directions.
-        digits: of each kind of shape, the digit, `(K,)`.
+        digits: of each kind of shape, the digit, `(K,)`, in order.
         whitening, centres: of each kind, `(K, 100, 100)` and `(K, 100)`: `|whitening @ x - centre|²` is the squared
             Mahalanobis distance of features `x` in the basis.
         quantiles: of the training images' distances, from 0 to 1, evenly spaced.
@@ -59,8 +59,7 @@ def features(images: np.ndarray) -> np.ndarray:
         `(N, 588)`, float32.
     """
     square = images.reshape(-1, 28, 28).astype(np.float32) / 255
-    blur = cv2.GaussianBlur(np.eye(28, dtype=np.float32), (1, 9), 1, borderType=cv2.BORDER_REFLECT)
-    slope = np.gradient(blur, axis=0)
+    blur, slope, window = _filters()
     down, across = slope @ square @ blur.T, blur @ square @ slope.T
     strength = np.hypot(across, down)
     direction = np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS % DIRECTIONS
@@ -70,11 +69,17 @@ def features(images: np.ndarray) -> np.ndarray:
     image, row, column = np.ogrid[: len(square), :28, :28]
     edges[image, below, row, column] = strength * (1 - share)
     edges[image, (below + 1) % DIRECTIONS, row, column] = strength * share
+    return np.asarray(np.sqrt(window @ edges @ window.T).reshape(len(images), -1))
+
+
+@cache
+def _filters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What smooths 28 pixels, what takes the slope of that, both `(28, 28)`, and the window of each cell, `(7, 28)`."""
+    blur = cv2.GaussianBlur(np.eye(28, dtype=np.float32), (1, 9), 1, borderType=cv2.BORDER_REFLECT)
     size = 22 / CELLS  # pixels, as a digit has 20
     middles = 2.5 + size * (np.arange(CELLS)[:, np.newaxis] + 0.5)
     window = np.exp(-(((np.arange(28) - middles) / (0.5 * size)) ** 2) / 2).astype(np.float32)
-    window /= window.sum(1, keepdims=True)
-    return np.sqrt(window @ edges @ window.T).reshape(len(images), -1)
+    return blur, np.gradient(blur, axis=0), window / window.sum(1, keepdims=True)
 
 
 def likeness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +101,7 @@ def likeness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         at = (found - known.mean) @ known.basis
         white = at @ known.whitening.reshape(-1, at.shape[1]).T
         squares = ((white.reshape(len(at), *known.centres.shape) - known.centres) ** 2).sum(2)
-        for digit in range(10):
-            apart[some, digit] = squares[:, known.digits == digit].min(1)
+        apart[some] = np.minimum.reduceat(squares, known.digits.searchsorted(np.arange(10)), axis=1)
         nearest = apart[some].min(1, keepdims=True).clip(max=FARTHEST)
         odds[some] = found @ known.odds[:, :-2].T + nearest * known.odds[:, -2] + known.odds[:, -1]
     return apart, odds

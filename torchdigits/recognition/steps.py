@@ -15,7 +15,7 @@ from PIL import Image
 
 from torchdigits.errors import NoInkError
 from torchdigits.recognition.pictures import LEAST_CONTRAST, NO_INK
-from torchdigits.recognition.pixels import blur, centre_of_mass, distance_inside, otsu_threshold, parts_of
+from torchdigits.recognition.pixels import blur, centre_of_mass, distance_inside, otsu_threshold, parts_of, quantile
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom: the first column and row, and those after the last
 
@@ -152,10 +152,10 @@ def remove_paper(grey: np.ndarray) -> np.ndarray:
     light_share = (2 * light.mean() + _edge(light).mean()) / 3
     ink_is_light = light_share <= 0.5
     on_paper, on_ink = grey[light != ink_is_light], grey[light == ink_is_light]
-    brightness = np.median(on_paper)
+    brightness = quantile(on_paper)
     contrast = abs(brightness - on_ink.mean()) if on_ink.size else 0
-    if np.median(np.abs(on_paper - brightness)) < contrast / 16:
-        paper: np.ndarray | float = float(np.clip(brightness, 1, 254))
+    if quantile(np.abs(on_paper - brightness)) < contrast / 16:
+        paper: np.ndarray | float = min(max(brightness, 1.0), 254.0)
     else:
         paper = _lit_paper(grey)
         ink_is_light = ((grey - paper) ** 3).sum() > 0
@@ -166,7 +166,7 @@ def _lit_paper(grey: np.ndarray) -> np.ndarray:
     """The brightness of paper under uneven light, between 1 and 254."""
     thumbnail = _resize(grey, min(32, grey.shape[0]), min(32, grey.shape[1]), Image.Resampling.BOX)
     terms, values = _quadratic_terms(thumbnail.shape), thumbnail.ravel()
-    deviation = values - np.median(values)
+    deviation = values - quantile(values)
     for _ in range(10):
         weighted = terms / np.maximum(np.abs(deviation), 1)[:, np.newaxis]
         surface = np.linalg.solve(terms.T @ weighted + 1e-3 * np.eye(6), values @ weighted)
@@ -191,7 +191,7 @@ def keep_ink(flat: np.ndarray) -> np.ndarray:
     top, bottom, left, right = (np.array(_box(ink)) + ceil(edge) * np.array([-1, 1, -1, 1])).clip(0)
     near = np.zeros(ink.shape, bool)
     near[top:bottom, left:right] = distance_inside(~ink[top:bottom, left:right]) <= edge
-    full = np.percentile(flat[ink], 75)
+    full = quantile(flat[ink], 0.75)
     if full < LEAST_CONTRAST:
         raise NoInkError("too little contrast between ink and paper")
     return np.asarray(np.clip(flat / full, 0, 1) * near, np.float32)
@@ -202,7 +202,7 @@ def _ink_mask(flat: np.ndarray) -> np.ndarray:
         raise NoInkError(NO_INK)
     ink = _over_otsus_threshold(flat)
     paper = flat[~ink]
-    deviation = 1.4826 * np.median(np.abs(paper - np.median(paper)))  # estimates the standard deviation of noise
+    deviation = 1.4826 * quantile(np.abs(paper - quantile(paper)))  # estimates the standard deviation of noise
     if flat[ink].mean() - paper.mean() < max(LEAST_CONTRAST, 3.5 * deviation):
         raise NoInkError("too little contrast between ink and paper")
     return ink
@@ -233,7 +233,7 @@ def match_stroke(ink: np.ndarray, traced: int = _DIGIT) -> np.ndarray:
     """
     length = max(ink.shape)
     height, width = (max(1, round(traced * side / length)) for side in ink.shape)
-    mask = np.pad(_resize(ink, height, width), traced // 10) > 0.5
+    mask = np.pad(_resize(ink, height, width) > 0.5, traced // 10)
     if not mask.any():  # nothing of it is full ink
         return ink
     inside = distance_inside(mask) - 0.5  # from each pixel's centre, in pixels
@@ -287,10 +287,10 @@ def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
     Raises:
         NoInkError: nothing is.
     """
-    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
-    if not rows.size:
+    left, top, width, height = cv2.boundingRect(ink.view(np.uint8))
+    if not width:
         raise NoInkError(NO_INK)
-    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    return top, top + height, left, left + width
 
 
 def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
