@@ -41,7 +41,8 @@ def test_run_lengths_are_those_that_are_counted() -> None:
 
 @pytest.mark.parametrize("paper", [60, 128, 220])
 def test_ink_may_be_lighter_or_darker_than_its_paper(paper: int) -> None:
-    for strokes in (drawn((90, 90), (20, 20, 25, 70)), drawn((90, 300), (20, 20, 25, 70), (100, 20, 150, 25))):
+    wide = drawn((90, 300), (20, 20, 25, 70), (100, 20, 150, 25))
+    for strokes in (drawn((90, 90), (20, 20, 25, 70)), wide, wide.T):
         light = np.arange(strokes.size, dtype=np.float32).reshape(strokes.shape) / strokes.size * 20  # on one side
         for sign in (-1, 1):
             assert is_light_on_dark(paper + light + sign * 30 * strokes) is (sign == 1)
@@ -74,15 +75,71 @@ def test_ink_is_where_it_is_and_as_strong_and_the_pen_as_wide(shape: tuple[int, 
 
 
 @pytest.mark.parametrize("scale", [1, 4])
-def test_a_blot_is_no_ink_beside_a_stroke(scale: int) -> None:
+@pytest.mark.parametrize("side", [110, 60])
+def test_a_blot_is_no_ink_beside_a_stroke(scale: int, side: int) -> None:
     """It is wider than the pen by far; as large as it is, a picture of 240 x 320 is looked at without a sketch."""
     shape = (240 * scale, 320 * scale)
     stroke = drawn(shape, (50 * scale, 40 * scale, 55 * scale, 200 * scale))
-    blot = drawn(shape, (150 * scale, 60 * scale, 260 * scale, 170 * scale))
+    blot = drawn(shape, (150 * scale, 60 * scale, (150 + side) * scale, (60 + side) * scale))
     found = ink_of(np.where(stroke | blot, 60, 210).astype(np.float32))
     assert found.mask[stroke].all()
     assert not found.mask[blot].any()
     assert found.pen == pytest.approx(5 * scale, abs=scale)
+
+
+def test_a_round_spot_is_no_ink_nor_is_its_rim() -> None:
+    """A square as large as some widths of the pen does not reach into its corners: those are told by a sketch."""
+    shape = (1000, 1200)
+    stroke = drawn(shape, *[(left, 100, left + 20, 900) for left in range(50, 650, 100)])
+    rows, columns = np.mgrid[:1000, :1200]
+    spot = np.hypot(rows - 500, columns - 830) < 150
+    found = ink_of(np.where(stroke | spot, 60, 210).astype(np.float32))
+    assert found.mask[stroke].all()
+    assert not found.mask[spot].any()
+
+
+def test_white_on_black_is_black_on_white() -> None:
+    grey = np.where(drawn((200, 200), (50, 50, 56, 150)), 0, 200).astype(np.float32)
+    one, other = ink_of(grey), ink_of(255 - grey)
+    assert np.array_equal(one.strength, other.strength)
+    assert one.strength.max() == np.float32(199 / 200)  # as nothing is darker than 1
+
+
+def test_a_pixel_alone_is_noise_but_on_a_small_picture() -> None:
+    for side in (56, 57):
+        stroke, dot = drawn((side, side), (20, 5, 24, 50)), drawn((side, side), (40, 30, 41, 31))
+        found = ink_of(np.where(stroke | dot, 60, 210).astype(np.float32))
+        assert found.mask[30, 40] == (side == 56)
+        assert found.mask[stroke].all()
+
+
+@pytest.mark.parametrize(("paper", "dark"), [(200, 50), (64, 16), (40, 10)])
+def test_strength_is_a_share_of_the_paper_or_of_64_steps_of_grey(paper: int, dark: int) -> None:
+    stroke = drawn((60, 60), (20, 10, 24, 50))
+    found = ink._ink(np.where(stroke, dark, paper).astype(np.float32), 21, smooth=False)
+    expected = np.where(stroke, (paper - dark) / max(paper, 64), 0)
+    np.testing.assert_allclose(found.strength, expected, rtol=1e-6)
+    assert np.array_equal(found.mask, stroke)
+    assert found.pen == 4
+
+
+@pytest.mark.parametrize(
+    ("grain", "full", "none", "some"),
+    [
+        (0.0, 0.5, 0.224, 0.226),  # 45 % of what most ink has
+        (0.0, 0.064, 0.0295, 0.0305),  # half of the least contrast
+        (0.01, 0.12, 0.068, 0.071),  # 4 standard deviations of the noise beside what most paper has
+    ],
+)
+def test_how_dark_a_pixel_of_ink_is(grain: float, full: float, none: float, some: float) -> None:
+    """Of rows of paper, 4 in 10 are a grain darker than the lightest, and 3 two: a deviation is 1.48 grains."""
+    strength = np.tile(grain * np.array([0, 1, 0, 1, 0, 2, 1, 2, 1, 2]), 9)[:, np.newaxis] * np.ones(90)
+    strength[10:80, 20:24] = full
+    strength[40, 50], strength[60, 70] = none, some
+    found = ink._ink((200 * (1 - strength)).astype(np.float32), 31, smooth=False)
+    assert found.mask[10:80, 20:24].all()
+    assert found.mask.sum() == 4 * 70 + 1
+    assert found.mask[60, 70]
 
 
 def test_a_wide_pen_on_a_small_picture_is_seen_without_a_second_look() -> None:
@@ -120,12 +177,20 @@ def test_whether_something_fills_a_square() -> None:
 
 def test_rims_of_spots_are_no_ink() -> None:
     """The sketch has the spot, a quarter as large; of it the fine picture has its rim alone."""
-    stroke, spot = (10, 10, 14, 70), (30, 10, 78, 58)
+    stroke, spot = (80, 30, 84, 90), (10, 10, 58, 58)
     sketched = drawn((100, 100), stroke, spot)[::4, ::4]
     rim = drawn((100, 100), *frame(*spot, pen=4))
     mask = drawn((100, 100), stroke) | rim
     assert np.array_equal(ink._without_rims(mask, sketched), drawn((100, 100), stroke))
     assert np.array_equal(ink._without_rims(mask, drawn((100, 100), stroke)[::4, ::4]), mask)
+
+
+@pytest.mark.parametrize(("side", "kept"), [(32, True), (33, False)])
+def test_a_ring_is_a_rim_if_two_fifths_of_its_spot_are_inside(side: int, kept: bool) -> None:
+    """Of a spot of 33 x 33 pixels 21 x 21 are more than two pixels inside a rim of four: 40.5 %; of 32 x 32, 39.1 %."""
+    spot = (10, 10, 10 + side, 10 + side)
+    rim = drawn((60, 60), *frame(*spot, pen=4))
+    assert np.array_equal(ink._without_rims(rim, drawn((60, 60), spot)), rim if kept else np.zeros_like(rim))
 
 
 # Rules
