@@ -430,7 +430,7 @@ def test_a_crop_keeps_its_place() -> None:
 
 def blank_line(height: float = 40) -> page._Line:
     strength = np.ones((60, 300), np.float32)
-    return page._Line(3, height, Ink(strength, strength > 0, 4.0))
+    return page._Line(3, height, Ink(strength, strength > 0, 4.0), 5.0)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_a_candidate_costs_what_it_is_unlike_a_digit_of_its_line(box: Box, cost:
 )
 def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width: int, spans: list[Any]) -> None:
     parts = [part(left, 5, left + width, 45) for left in lefts]
-    found = page._of_line(3, parts, blank_line().ink, math.inf, 99)
+    found = page._of_line(blank_line(), parts, math.inf, 99)
     assert [(one.start, one.end) for one in found] == spans
     assert {one.line for one in found} == {3}
 
@@ -476,7 +476,7 @@ def test_pieces_stand_for_their_part_which_may_be_one_digit_with_the_next(monkey
 
     monkeypatch.setattr(page, "_pieces", pieces)
     parts = [part(left, 5, left + 15, 45) for left in (0, 19, 38)]
-    found = page._of_line(3, parts, blank_line().ink, -math.inf, 99)
+    found = page._of_line(blank_line(), parts, -math.inf, 99)
     assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4)]
 
 
@@ -491,23 +491,24 @@ def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(page, "_pieces", pieces)
     parts = [part(left, 5, left + width, 45) for left, width in ((0, 20), (60, 30), (100, 40), (150, 80), (250, 81))]
-    assert len(page._of_line(3, parts, blank_line().ink, 0.5, 5)) == 5
+    assert len(page._of_line(blank_line(), parts, 0.5, 5)) == 5
     assert cut == [30, 40, 81]
     with pytest.raises(ImageError, match="too many marks on it"):
-        page._of_line(3, parts, blank_line().ink, 0.5, 4)
+        page._of_line(blank_line(), parts, 0.5, 4)
 
 
-def test_what_is_all_of_a_picture_is_cut_at_smaller_odds(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+def test_what_is_all_of_a_picture_is_cut_at_smaller_odds_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float, float]] = []
 
-    def of_line(number: int, parts: list[Part], ink: Ink, several: float, most: int) -> list[page.Candidate]:
-        asked.append(several)
+    def of_line(line: page._Line, parts: list[Part], several: float, most: int) -> list[page.Candidate]:
+        assert line.height == np.median([part.height for part in parts])
+        asked.append((line.number, several, line.cut))
         return []
 
     monkeypatch.setattr(page, "_of_line", of_line)
     for lines, several in ((("8",), None), (("88",), None), (("8", "8"), None), (("8",), 3.0)):
         page.candidates_on(on_paper(written(lines)[0]).astype(np.float32), several)
-    assert asked == [-0.5, 1.5, 1.5, 1.5, 3.0]
+    assert asked == [(0, -0.5, 0), (0, 1.5, 5), (0, 1.5, 5), (1, 1.5, 5), (0, 3.0, 0)]
 
 
 def test_the_odds_of_a_candidate_are_those_of_several() -> None:
@@ -526,7 +527,7 @@ def test_pieces_are_what_is_between_two_cuts_that_do_not_cross(monkeypatch: pyte
     monkeypatch.setattr(page, "cuts", lambda mask, pen: given if mask is whole.mask and pen == line.ink.pen else [])
     found = page._pieces(whole, 5, line)
     edges = {0: 30, 1: 50, 2: 70, 3: 80, 4: 90}
-    costs = {(0, 1): 0.25, (0, 2): 1, (0, 3): 1.5, (0, 4): 0, (1, 4): 0.25, (2, 4): 1, (3, 4): 1.5}
+    costs = {(0, 1): 2.75, (0, 2): 3.5, (0, 3): 4, (0, 4): 0, (1, 4): 2.75, (2, 4): 3.5, (3, 4): 4}  # 5 a cut, and ink
     assert [(one.start - 5, one.end - 5) for one in found] == [*costs]  # between the first two it is too low
     for one in found:
         first, last = one.start - 5, one.end - 5

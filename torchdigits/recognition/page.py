@@ -23,6 +23,7 @@ _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there
 # Odds of being several digits, as `shapes.likeness` has them, from which on a part is cut: one of several on a picture,
 # most of which are single digits; and one that is all of it.
 _SEVERAL, SEVERAL_ALONE = 1.5, -0.5
+_CUT = 5.0  # what a cut costs beside the ink that it crosses, where a part is one of several
 # In heights: how wide no piece is, as one in a hundred digits; and a part that is cut, whatever its odds.
 _WIDE, _VERY_WIDE = 1.3, 2.0
 
@@ -67,11 +68,13 @@ def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candid
             "there is nothing on it but lines, or ink no darker than they: use a darker pen, or paper without lines"
         )
     lines = lines_of(parts, ink.pen) if parts else []
+    alone = sum(map(len, lines)) == 1
     if several is None:
-        several = _SEVERAL if sum(map(len, lines)) > 1 else SEVERAL_ALONE
+        several = SEVERAL_ALONE if alone else _SEVERAL
     found: list[Candidate] = []
-    for number, line in enumerate(lines):
-        found += _of_line(number, line, ink, several, _MOST_CANDIDATES - len(found))
+    for number, parts in enumerate(lines):
+        line = _Line(number, float(np.median([part.height for part in parts])), ink, 0 if alone else _CUT)
+        found += _of_line(line, parts, several, _MOST_CANDIDATES - len(found))
     return found
 
 
@@ -82,11 +85,13 @@ class _Line(NamedTuple):
         number: which, from 0.
         height: of its digits, in pixels.
         ink: of the page.
+        cut: what a cut costs beside the ink that it crosses.
     """
 
     number: int
     height: float
     ink: Ink
+    cut: float
 
     def candidate(self, part: Part, start: int, end: int, cuts: float = 0) -> Candidate:
         """A part as a digit, which takes some pieces of the line, and what the cuts at its sides cost."""
@@ -97,9 +102,8 @@ class _Line(NamedTuple):
         return Candidate(pixels, box, self.number, start, end, 20 * fit + cuts, width)
 
 
-def _of_line(number: int, parts: list[Part], ink: Ink, several: float, most: int) -> list[Candidate]:
+def _of_line(line: _Line, parts: list[Part], several: float, most: int) -> list[Candidate]:
     """The candidates of a line: its parts, what is between their cuts, and pairs of parts that are close."""
-    line = _Line(number, float(np.median([part.height for part in parts])), ink)
     found: list[Candidate] = []
     before: Part | None = None
     start = end = 0  # the pieces of the part before
@@ -125,7 +129,7 @@ def _odds(candidate: Candidate) -> float:
 
 def _pieces(part: Part, start: int, line: _Line) -> list[Candidate]:
     """What is between two cuts of a part, which begins with piece `start`; nothing if it cannot be cut."""
-    between = cuts(part.mask, line.ink.pen)
+    between = [(left, length + line.cut) for left, length in cuts(part.mask, line.ink.pen)]
     if not between:
         return []
     ends = [(np.zeros_like(part.mask), 0.0), *between, (part.mask, 0.0)]
