@@ -141,6 +141,45 @@ def test_what_lies_above_is_of_one_digit_and_dashes_are_of_none(boxes: list[Box]
     assert [box_of(one) for one in found] == [*stacked, *others]
 
 
+@pytest.mark.parametrize(
+    ("boxes", "mended"),
+    [
+        ([(0, 0, 20, 27), (4, 27, 24, 47)], True),  # less than 1.2 heights in all
+        ([(0, 0, 20, 27), (4, 27, 24, 48)], False),
+        ([(0, 0, 20, 27), (4, 27, 24, 40)], True),  # less than 0.7 each
+        ([(0, 0, 20, 28), (4, 28, 24, 40)], False),
+        ([(0, 0, 20, 12), (4, 28, 24, 40)], False),
+        ([(0, 0, 20, 20), (4, 25, 24, 40)], True),  # less than 0.15 apart
+        ([(0, 0, 20, 20), (4, 26, 24, 40)], False),
+        ([(0, 0, 20, 20), (4, 19, 24, 40)], False),  # beside each other in a row
+        ([(0, 0, 20, 20), (14, 20, 38, 40)], True),  # more than a quarter of the narrower one above the other
+        ([(0, 0, 20, 20), (15, 20, 39, 40)], False),
+        ([(0, 0, 20, 10), (4, 10, 24, 19)], True),  # more than 0.45 in all
+        ([(0, 0, 20, 10), (4, 10, 24, 18)], False),
+    ],
+)
+def test_halves_one_close_above_the_other_are_a_digit(boxes: list[Box], mended: bool) -> None:
+    parts = [part(*box) for box in reversed(boxes)]
+    both = [box_of(together(parts))] if mended else boxes
+    assert [box_of(one) for one in lines._mended(parts, 40)] == both
+
+
+@pytest.mark.parametrize("down", [0, 60])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(50, 0, 70, 20), (54, 22, 74, 40)],
+        [(50, 0, 80, 15), (50, 17, 66, 34)],  # each less than half as high as a digit
+        [(54, 0, 84, 8), (50, 9, 66, 20), (52, 20, 70, 36)],
+    ],
+)
+def test_a_digit_in_halves_is_one_of_its_line_or_a_line(pieces: list[Box], down: int) -> None:
+    others = [(left, down, left + 25, down + 40) for left in (0, 100, 150, 200)]
+    found = [[box_of(one) for one in line] for line in lines_of([part(*box) for box in (*others, *pieces)], 6.0)]
+    whole = box_of(together([part(*box) for box in pieces]))
+    assert found == ([[whole], others] if down else [[others[0], whole, *others[1:]]])
+
+
 def test_specks_and_short_pieces_are_no_parts() -> None:
     mask = np.zeros((80, 300), bool)
     strokes = [(x, 20, x + 4, 60) for x in (20, 60, 100)]

@@ -92,7 +92,8 @@ def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
     There must be a part. Digits less than half as high as most have lines of their own, unless they are near to others:
     then they are pieces.
     """
-    typical = np.median([part.longest for part in parts])
+    typical = float(np.median([part.longest for part in parts]))
+    parts = _mended(parts, typical)
     least = 0.45 * typical if any(part.height > 0.45 * typical for part in parts) else 0
     high = [part for part in parts if part.height > least]
     slope = _slope(high)
@@ -157,8 +158,7 @@ def _stacked(line: list[Part]) -> list[Part]:
     found: list[Part] = []
     for part in line:
         for at, other in enumerate(found):
-            across = min(part.right, other.right) - max(part.left, other.left)
-            down = min(part.bottom, other.bottom) - max(part.top, other.top)
+            across, down = _shared(part, other)
             above = across > 0.5 * min(part.width, other.width) and down < 0.4 * min(part.height, other.height)
             if above and part.height + other.height - down < 1.4 * height:
                 found[at] = together([part, other])
@@ -166,6 +166,28 @@ def _stacked(line: list[Part]) -> list[Part]:
         else:
             found.append(part)
     return [part for part in found if part.height > 0.35 * height]
+
+
+def _shared(one: Part, other: Part) -> tuple[int, int]:
+    """How many columns, and how many rows, two boxes have in common: less than 0 if they are apart."""
+    across = min(one.right, other.right) - max(one.left, other.left)
+    return across, min(one.bottom, other.bottom) - max(one.top, other.top)
+
+
+def _mended(parts: list[Part], typical: float) -> list[Part]:
+    """Parts in which two halves of a digit, one close above the other, are one: they would be in lines of their own,
+    or too small for a digit."""
+    found: list[Part] = []
+    for part in sorted(parts, key=lambda part: part.top):
+        for at, other in enumerate(found):
+            across, down = _shared(part, other)
+            halves = max(part.height, other.height) < 0.7 * typical and across > 0.25 * min(part.width, other.width)
+            if halves and -0.15 * typical < down <= 0 and 0.45 * typical < part.bottom - other.top < 1.2 * typical:
+                found[at] = together([part, other])
+                break
+        else:
+            found.append(part)
+    return found
 
 
 def too_many() -> ImageError:
