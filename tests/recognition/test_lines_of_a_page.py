@@ -168,7 +168,7 @@ def test_halves_one_close_above_the_other_are_a_digit(boxes: list[Box], mended: 
 @pytest.mark.parametrize(
     "pieces",
     [
-        [(50, 0, 70, 20), (54, 22, 74, 40)],
+        [(50, 0, 70, 19), (54, 21, 74, 40)],
         [(50, 0, 80, 15), (50, 17, 66, 34)],  # each less than half as high as a digit
         [(54, 0, 84, 8), (50, 9, 66, 20), (52, 20, 70, 36)],
     ],
