@@ -156,12 +156,28 @@ def test_what_lies_above_is_of_one_digit_and_dashes_are_of_none(boxes: list[Box]
         ([(0, 0, 20, 20), (15, 20, 39, 40)], False),
         ([(0, 0, 20, 10), (4, 10, 24, 19)], True),  # more than 0.45 in all
         ([(0, 0, 20, 10), (4, 10, 24, 18)], False),
+        ([(0, 0, 20, 8), (0, 12, 20, 20)], True),
+        ([(0, 0, 21, 8), (0, 12, 21, 20)], False),  # bars, more than 2.5 times as wide as high: an equals sign
+        ([(0, 0, 3, 16), (0, 18, 3, 34)], True),
+        ([(0, 0, 3, 16), (0, 18, 3, 34), (0, 36, 3, 52)], False),  # a dashed line
     ],
 )
 def test_halves_one_close_above_the_other_are_a_digit(boxes: list[Box], mended: bool) -> None:
     parts = [part(*box) for box in reversed(boxes)]
     both = [box_of(together(parts))] if mended else boxes
-    assert [box_of(one) for one in lines._mended(parts, 40)] == both
+    for others in ([], [(100, 0, 125, 40)]):
+        found = lines._mended([part(*box) for box in others] + parts, 40)
+        assert sorted(box_of(one) for one in found) == both + others
+
+
+@pytest.mark.parametrize(
+    ("left", "height", "mended"),
+    [(54, 20, False), (55, 20, True), (54, 14, False), (54, 13, True)],  # within a height, and two thirds as high
+)
+def test_lines_of_small_digits_stay_apart(left: int, height: int, mended: bool) -> None:
+    rows = [[(x, y, x + 15, y + high) for x, high in ((0, 20), (left, height))] for y in (0, 21)]
+    found = lines._mended([part(*box) for row in rows for box in row], 40)
+    assert ((0, 0, 15, 41) in map(box_of, found)) is mended
 
 
 @pytest.mark.parametrize("down", [0, 60])

@@ -250,6 +250,7 @@ def test_a_long_chain_is_cut_between_each_two() -> None:
 def test_there_are_six_cuts_for_each_digit_that_the_ink_may_be_and_60_in_all(width: int, number: int) -> None:
     seams = [np.full(20, column) for column in range(1, width - 2)]
     assert len(cuts._different(np.ones((20, width), bool), seams)) == number
+    assert cuts._different(np.ones((20, width), bool), []) == []
 
 
 def test_large_ink_is_cut_as_small_ink_is() -> None:
@@ -433,6 +434,10 @@ def blank_line(height: float = 40) -> page._Line:
     return page._Line(3, height, Ink(strength, strength > 0, 4.0), 5.0)
 
 
+def wholes(parts: list[Part], several: float) -> list[page._Whole]:
+    return [page._Whole.of(one, blank_line(), several) for one in parts]
+
+
 @pytest.mark.parametrize(
     ("box", "cost"),
     [
@@ -464,7 +469,7 @@ def test_a_candidate_costs_what_it_is_unlike_a_digit_of_its_line(box: Box, cost:
 )
 def test_two_parts_that_are_close_may_be_one_digit(lefts: tuple[int, ...], width: int, spans: list[Any]) -> None:
     parts = [part(left, 5, left + width, 45) for left in lefts]
-    found = page._of_line(blank_line(), parts, math.inf, 99)
+    found = page._of_line(blank_line(), wholes(parts, math.inf), 99)
     assert [(one.start, one.end) for one in found] == spans
     assert {one.line for one in found} == {3}
 
@@ -476,7 +481,7 @@ def test_pieces_stand_for_their_part_which_may_be_one_digit_with_the_next(monkey
 
     monkeypatch.setattr(page, "_pieces", pieces)
     parts = [part(left, 5, left + 15, 45) for left in (0, 19, 38)]
-    found = page._of_line(blank_line(), parts, -math.inf, 99)
+    found = page._of_line(blank_line(), wholes(parts, -math.inf), 99)
     assert [(one.start, one.end) for one in found] == [(0, 1), (1, 2), (2, 3), (0, 3), (3, 4), (1, 4)]
 
 
@@ -491,24 +496,52 @@ def test_a_part_is_cut_if_it_is_likely_to_be_several(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(page, "_pieces", pieces)
     parts = [part(left, 5, left + width, 45) for left, width in ((0, 20), (60, 30), (100, 40), (150, 80), (250, 81))]
-    assert len(page._of_line(blank_line(), parts, 0.5, 5)) == 5
+    assert len(page._of_line(blank_line(), wholes(parts, 0.5), 5)) == 5
     assert cut == [30, 40, 81]
     with pytest.raises(ImageError, match="too many marks on it"):
-        page._of_line(blank_line(), parts, 0.5, 4)
+        page._of_line(blank_line(), wholes(parts, 0.5), 4)
 
 
-def test_what_is_all_of_a_picture_is_cut_at_smaller_odds_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_all_of_a_picture_is_cut_at_smaller_odds(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float, float]] = []
+    whole_of = page._Whole.of
 
-    def of_line(line: page._Line, parts: list[Part], several: float, most: int) -> list[page.Candidate]:
-        assert line.height == np.median([part.height for part in parts])
-        asked.append((line.number, several, line.cut))
-        return []
+    def of(part: Part, line: page._Line, several: float) -> page._Whole:
+        asked.append((line.number, line.height, several))
+        return whole_of(part, line, several)
 
-    monkeypatch.setattr(page, "_of_line", of_line)
+    monkeypatch.setattr(page._Whole, "of", of)
     for lines, several in ((("8",), None), (("88",), None), (("8", "8"), None), (("8",), 3.0)):
         page.candidates_on(on_paper(written(lines)[0]).astype(np.float32), several)
-    assert asked == [(0, -0.5, 0), (0, 1.5, 5), (0, 1.5, 5), (1, 1.5, 5), (0, 3.0, 0)]
+    assert [(number, several) for number, _, several in asked] == [
+        (0, -0.5),
+        *[(0, 1.5), (0, 1.5)],
+        *[(0, 1.5), (1, 1.5)],
+        (0, 3.0),
+    ]
+    assert len({height for _, height, _ in asked}) == 1
+
+
+def test_a_cut_costs_more_where_most_parts_are_taken_for_one_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs: list[float] = []
+
+    def pieces(one: Part, start: int, line: page._Line) -> list[page.Candidate]:
+        costs.append(line.cut)
+        return []
+
+    monkeypatch.setattr(page, "_pieces", pieces)
+    for lines, several, cut in (
+        (("8",), 1, 0),
+        (("88",), 1, 0),  # one of two
+        (("88", "8"), 1, 5),
+        (("88", "8"), 2, 0),
+        (("888", "88"), 2, 5),
+    ):
+        odds = iter([9.0] * several + [-9.0] * 9)
+        monkeypatch.setattr(page, "_odds", lambda _, odds=odds: next(odds))
+        costs.clear()
+        page.candidates_on(on_paper(written(lines)[0]).astype(np.float32))
+        assert costs == [cut] * several
 
 
 def test_the_odds_of_a_candidate_are_those_of_several() -> None:

@@ -51,6 +51,13 @@ def test_quantiles_are_numpys(values: np.ndarray, share: float) -> None:
     assert np.array_equal(values, before)
 
 
+@pytest.mark.parametrize("number", [1000, 1001, 1002])
+def test_quantiles_of_many_values_are_numpys(number: int) -> None:
+    values = np.random.default_rng(0).random(number)
+    for share in np.linspace(0, 1, 37):
+        assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-12)
+
+
 @given(mask=masks, pixels=st.integers(1, 4))
 def test_a_mask_grows_as_scipys_does(mask: np.ndarray, pixels: int) -> None:
     assert np.array_equal(grown(mask, pixels), ndimage.binary_dilation(mask, EIGHT, pixels))

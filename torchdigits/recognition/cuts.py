@@ -54,7 +54,7 @@ def _different(mask: np.ndarray, seams: list[np.ndarray]) -> list[np.ndarray]:
     rows, columns = np.arange(len(mask)), np.arange(mask.shape[1])
     found: list[np.ndarray] = []
     counts = np.zeros((0, len(mask)), int)  # ink to the left of each, in each row
-    lefts = before[rows, (np.reshape(seams, (-1, len(mask))) + 1).clip(0, mask.shape[1])]
+    lefts = before[rows, (np.array(seams, int).reshape(-1, len(mask)) + 1).clip(0, mask.shape[1])]
     taken = lefts.sum(1)
     for at in np.flatnonzero(np.minimum(taken, ink - taken) >= _SAME * ink / digits).tolist():
         seam, count = seams[at], lefts[at]

@@ -90,10 +90,11 @@ def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
     """The lines, from top to bottom, of the digits, from left to right, each of which may have several parts.
 
     There must be a part. Digits less than half as high as most have lines of their own, unless they are near to others:
-    then they are pieces.
+    then they are pieces, as halves of a digit are, one close above the other.
     """
     typical = float(np.median([part.longest for part in parts]))
-    parts = _mended(parts, typical)
+    # Several digits that touch are longer than they are high.
+    parts = _mended(parts, min(typical, 1.2 * float(np.median([part.height for part in parts]))))
     least = 0.45 * typical if any(part.height > 0.45 * typical for part in parts) else 0
     high = [part for part in parts if part.height > least]
     slope = _slope(high)
@@ -158,7 +159,8 @@ def _stacked(line: list[Part]) -> list[Part]:
     found: list[Part] = []
     for part in line:
         for at, other in enumerate(found):
-            across, down = _shared(part, other)
+            across = min(part.right, other.right) - max(part.left, other.left)
+            down = min(part.bottom, other.bottom) - max(part.top, other.top)
             above = across > 0.5 * min(part.width, other.width) and down < 0.4 * min(part.height, other.height)
             if above and part.height + other.height - down < 1.4 * height:
                 found[at] = together([part, other])
@@ -168,25 +170,33 @@ def _stacked(line: list[Part]) -> list[Part]:
     return [part for part in found if part.height > 0.35 * height]
 
 
-def _shared(one: Part, other: Part) -> tuple[int, int]:
-    """How many columns, and how many rows, two boxes have in common: less than 0 if they are apart."""
-    across = min(one.right, other.right) - max(one.left, other.left)
-    return across, min(one.bottom, other.bottom) - max(one.top, other.top)
+def _mended(parts: list[Part], height: float) -> list[Part]:
+    """Parts in which halves of a digit, one close above the other, are one: else they would be in lines of their own,
+    or too small for a digit.
 
-
-def _mended(parts: list[Part], typical: float) -> list[Part]:
-    """Parts in which two halves of a digit, one close above the other, are one: they would be in lines of their own,
-    or too small for a digit."""
-    found: list[Part] = []
-    for part in sorted(parts, key=lambda part: part.top):
-        for at, other in enumerate(found):
-            across, down = _shared(part, other)
-            halves = max(part.height, other.height) < 0.7 * typical and across > 0.25 * min(part.width, other.width)
-            if halves and -0.15 * typical < down <= 0 and 0.45 * typical < part.bottom - other.top < 1.2 * typical:
-                found[at] = together([part, other])
-                break
-        else:
-            found.append(part)
+    Args:
+        height: of a digit, in pixels.
+    """
+    low = [part for part in parts if part.height < 0.7 * height]
+    left, top, right, bottom = np.array([(p.left, p.top, p.right, p.bottom) for p in low], int).reshape(-1, 4).T
+    width, depth = right - left, bottom - top
+    across = np.minimum.outer(right, right) - np.maximum.outer(left, left)  # columns in common, of each two
+    down = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
+    halves = (across > 0.25 * np.minimum.outer(width, width)) & (-0.15 * height < down) & (down <= 0)
+    bar = width > 2.5 * depth
+    halves &= ~np.logical_and.outer(bar, bar)  # an equals sign
+    lower, higher = np.minimum.outer(depth, depth), np.maximum.outer(depth, depth)
+    in_row = ((down > 0.5 * lower) & (higher < 1.5 * lower) & (across > -height)).sum(1) > 1  # not by itself
+    halves &= ~np.logical_and.outer(in_row, in_row)  # lines of small digits
+    np.fill_diagonal(halves, True)
+    group = np.arange(len(low))  # the first part that each hangs together with
+    while (linked := np.where(halves, group, len(low)).min(1, initial=len(low))).tolist() != group.tolist():
+        group = linked[linked]
+    found = [part for part in parts if part.height >= 0.7 * height]
+    for first in np.unique(group):
+        pieces = [low[at] for at in np.flatnonzero(group == first)]
+        whole = together(pieces)
+        found += [whole] if 0.45 * height < whole.height < 1.2 * height else pieces
     return found
 
 

@@ -23,7 +23,7 @@ _TRACED = 96  # pixels of the longer side of a candidate, for its strokes: there
 # Odds of being several digits, as `shapes.likeness` has them, from which on a part is cut: one of several on a picture,
 # most of which are single digits; and one that is all of it.
 _SEVERAL, SEVERAL_ALONE = 1.5, -0.5
-_CUT = 5.0  # what a cut costs beside the ink that it crosses, where a part is one of several
+_CUT = 5.0  # what a cut costs beside the ink that it crosses, where most parts are taken for one digit
 # In heights: how wide no piece is, as one in a hundred digits; and a part that is cut, whatever its odds.
 _WIDE, _VERY_WIDE = 1.3, 2.0
 
@@ -68,13 +68,18 @@ def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candid
             "there is nothing on it but lines, or ink no darker than they: use a darker pen, or paper without lines"
         )
     lines = lines_of(parts, ink.pen) if parts else []
-    alone = sum(map(len, lines)) == 1
     if several is None:
-        several = SEVERAL_ALONE if alone else _SEVERAL
+        several = SEVERAL_ALONE if sum(map(len, lines)) == 1 else _SEVERAL
+    heights = [float(np.median([part.height for part in line])) for line in lines]
+    wholes = [
+        [_Whole.of(part, _Line(number, height, ink), several) for part in line]
+        for number, (height, line) in enumerate(zip(heights, lines, strict=True))
+    ]
+    cutting = [whole.cutting for line in wholes for whole in line]
+    cut = _CUT if 2 * sum(cutting) < len(cutting) else 0.0
     found: list[Candidate] = []
-    for number, parts in enumerate(lines):
-        line = _Line(number, float(np.median([part.height for part in parts])), ink, 0 if alone else _CUT)
-        found += _of_line(line, parts, several, _MOST_CANDIDATES - len(found))
+    for number, (height, line) in enumerate(zip(heights, wholes, strict=True)):
+        found += _of_line(_Line(number, height, ink, cut), line, _MOST_CANDIDATES - len(found))
     return found
 
 
@@ -91,7 +96,7 @@ class _Line(NamedTuple):
     number: int
     height: float
     ink: Ink
-    cut: float
+    cut: float = 0.0
 
     def candidate(self, part: Part, start: int, end: int, cuts: float = 0) -> Candidate:
         """A part as a digit, which takes some pieces of the line, and what the cuts at its sides cost."""
@@ -102,15 +107,33 @@ class _Line(NamedTuple):
         return Candidate(pixels, box, self.number, start, end, 20 * fit + cuts, width)
 
 
-def _of_line(line: _Line, parts: list[Part], several: float, most: int) -> list[Candidate]:
+class _Whole(NamedTuple):
+    """A part of a line, as one digit.
+
+    Attributes:
+        part: it.
+        candidate: it, as if it were the first of its line.
+        cutting: whether it may be several, and is cut.
+    """
+
+    part: Part
+    candidate: Candidate
+    cutting: bool
+
+    @classmethod
+    def of(cls, part: Part, line: _Line, several: float) -> "_Whole":
+        """It, cut if the odds of being several are as large."""
+        candidate = line.candidate(part, 0, 1)
+        return cls(part, candidate, _odds(candidate) >= several or part.width > _VERY_WIDE * part.height)
+
+
+def _of_line(line: _Line, wholes: list[_Whole], most: int) -> list[Candidate]:
     """The candidates of a line: its parts, what is between their cuts, and pairs of parts that are close."""
     found: list[Candidate] = []
     before: Part | None = None
     start = end = 0  # the pieces of the part before
-    for part in parts:
-        whole = line.candidate(part, end, end + 1)
-        cutting = _odds(whole) >= several or part.width > _VERY_WIDE * part.height
-        found += (_pieces(part, end, line) if cutting else []) or [whole]
+    for part, whole, cutting in wholes:
+        found += (_pieces(part, end, line) if cutting else []) or [whole._replace(start=end, end=end + 1)]
         begin, start, end = start, end, max(candidate.end for candidate in found)
         if before and part.left - before.right < 0.12 * line.height:
             both = together([before, part])
