@@ -405,6 +405,8 @@ def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPa
                 {"pace": -1},
                 {"learning_rate": 0},
                 {"updates": "all"},
+                {"pace": "1"},
+                {"more": 1},
             ):
                 assert (await client.patch(run, json=change)).status_code == 422
             for query in ("points=1000001", "points=-1", "after=x"):
