@@ -402,6 +402,24 @@ def test_the_cache_has_its_bounds(tmp_path: Path) -> None:
     assert kept.find("f" * 64) == tmp_path / ("f" * 64 + ".so")
 
 
+def test_what_cannot_be_looked_at_or_removed_does_not_keep_the_cache_from_its_bounds(tmp_path: Path) -> None:
+    """As if another process had been faster: a link whose target is gone, and a folder in a file's place."""
+    (tmp_path / f"{0:064}.so").symlink_to("gone")
+    (tmp_path / f"{1:064}.so").mkdir()
+    os.utime(tmp_path / f"{1:064}.so", (1, 1))
+    for number in range(2, MOST_KEPT + 2):
+        (path := tmp_path / f"{number:064}.so").touch()
+        os.utime(path, (number, number))
+    kept = Cache()
+    kept.folder = tmp_path
+    kept.keep("f" * 64, b"code")
+    assert kept.problem == ""
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{number:064}.so" for number in range(MOST_KEPT + 2) if number != 2),
+        "f" * 64 + ".so",
+    }
+
+
 @pytest.mark.slow
 def test_a_compiler_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     """Killed, so that it can end nothing itself."""
