@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -409,6 +410,10 @@ def test_what_is_asked_of_a_run_reaches_its_process(monkeypatch: pytest.MonkeyPa
                 {"more": 1},
             ):
                 assert (await client.patch(run, json=change)).status_code == 422
+            json_type = {"Content-Type": "application/json"}
+            for number, name in itertools.product(("NaN", "1e999", "-1e999"), ("pace", "learning_rate")):
+                answer = await client.patch(run, content=f'{{"{name}": {number}}}', headers=json_type)
+                assert (answer.status_code, *answer.json()) == (422, "error")
             for query in ("points=1000001", "points=-1", "after=x"):
                 assert (await client.get(f"{run}/frame?{query}")).status_code == 422
             assert len(started[0].heard) == before
@@ -470,6 +475,7 @@ def test_api_describes_itself() -> None:
             "post /read": {200, 400, 411, 413, 415, 422},
         }.items()
     }
+    assert all(of["description"] for ways in paths.values() for of in ways.values())
     content: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
     for what in ("frame", "checkpoint"):
         answers = paths[f"/runs/{{run}}/{what}"]["get"]["responses"]

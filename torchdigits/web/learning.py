@@ -19,7 +19,7 @@ from torchdigits.web.schemas import WHOLE, CannotNowError, Row, errors
 MOST_PARAMETERS = 10**6  # weights and biases of a network that is trained here
 
 STRICT = ConfigDict(strict=True, extra="forbid")
-LearningRate = Annotated[float, Field(ge=1e-6, le=1000, allow_inf_nan=False, description="eta")]
+LearningRate = Annotated[float, Field(ge=1e-6, le=1000, description="eta")]
 
 
 class NewRun(BaseModel):
@@ -46,9 +46,7 @@ class Changes(BaseModel):
         None, description="how many more to take, 0 to pause; or all to the end of the epoch, or of the run"
     )
     learning_rate: LearningRate | None = Field(None, description="eta of the updates from now on")
-    pace: float | None = Field(
-        None, ge=0, le=10**6, allow_inf_nan=False, description="updates a second; 0 for as many as can be"
-    )
+    pace: float | None = Field(None, ge=0, le=10**6, description="updates a second; 0 for as many as can be")
     drawing: Annotated[list[Row], Field(min_length=28, max_length=28)] | Literal["none"] | None = Field(
         None,
         description="a digit in the form of MNIST's, as /recognize gives its `pixels`, that the frames answer",
