@@ -70,16 +70,13 @@ def candidates_on(grey: np.ndarray, several: float | None = None) -> list[Candid
     lines = lines_of(parts, ink.pen) if parts else []
     if several is None:
         several = SEVERAL_ALONE if sum(map(len, lines)) == 1 else _SEVERAL
-    heights = [float(np.median([part.height for part in line])) for line in lines]
-    wholes = [
-        [_Whole.of(part, _Line(number, height, ink), several) for part in line]
-        for number, (height, line) in enumerate(zip(heights, lines, strict=True))
-    ]
+    within = [_Line(number, float(np.median([part.height for part in line])), ink) for number, line in enumerate(lines)]
+    wholes = [[_Whole.of(part, at, several) for part in line] for at, line in zip(within, lines, strict=True)]
     cutting = [whole.cutting for line in wholes for whole in line]
     cut = _CUT if 2 * sum(cutting) < len(cutting) else 0.0
     found: list[Candidate] = []
-    for number, (height, line) in enumerate(zip(heights, wholes, strict=True)):
-        found += _of_line(_Line(number, height, ink, cut), line, _MOST_CANDIDATES - len(found))
+    for at, line in zip(within, wholes, strict=True):
+        found += _of_line(at._replace(cut=cut), line, _MOST_CANDIDATES - len(found))
     return found
 
 
