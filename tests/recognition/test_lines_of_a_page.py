@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from torchdigits.errors import ImageError
 from torchdigits.recognition import lines
 from torchdigits.recognition.lines import Part, lines_of, parts_on, together
 
@@ -66,8 +67,10 @@ def test_spots_are_as_thick_as_long() -> None:
     disc = np.hypot(rows, columns) < 12
     assert lines._is_spot(Part(disc, 0, 0))
     assert not lines._is_spot(Part(disc & (np.hypot(rows, columns) > 6), 0, 0))
-    for width, height, spot in ((24, 24, True), (10, 24, False), (24, 10, False), (9, 30, False), (30, 9, False)):
-        assert lines._is_spot(part(0, 0, width, height)) is spot
+    # The mean distance to the edge of h x w pixels, h the less, is h / 4 - h² / 12w: their stroke is longer than
+    # w / 2.3 up to w = 1.9 h.
+    for long, short, spot in ((24, 24, True), (42, 23, True), (44, 22, False), (24, 10, False), (30, 9, False)):
+        assert lines._is_spot(part(0, 0, long, short)) is lines._is_spot(part(0, 0, short, long)) is spot
     corner = np.add.outer(np.arange(24), np.arange(24)) < 25  # a triangle, which fills half of its box
     assert not lines._is_spot(Part(corner, 0, 0))
 
@@ -78,6 +81,10 @@ def test_lines_lie_along_a_slope(slope: float) -> None:
     parts = [part(x, y, x + 20, y + 40) for x, y in tops]
     assert lines._slope(parts) == pytest.approx(slope, abs=0.011)
     assert lines._slope(parts * 60) == lines._slope(parts)
+    jitter = np.random.default_rng(0).integers(-4, 5, len(tops)).tolist()
+    uneven = [part(x, y + aside, x + 20, y + aside + 40) for (x, y), aside in zip(tops, jitter, strict=True)]
+    assert lines._slope(uneven) == pytest.approx(slope, abs=0.021)
+    assert lines._slope(parts[:1]) == pytest.approx(0, abs=1e-9)  # what any would do for
     chance = np.random.default_rng(0)
     found = lines_of([parts[n] for n in chance.permutation(len(parts))], 4)
     assert [[box_of(one) for one in line] for line in found] == [
@@ -131,7 +138,10 @@ def test_a_higher_digit_is_of_the_line_if_it_lies_within_two_fifths_of_its_heigh
         ([(0, 5, 20, 28), (16, 10, 34, 40)], [(0, 5, 20, 28), (16, 10, 34, 40)]),  # beside each other
         ([(0, 0, 20, 30), (2, 20, 20, 40)], [(0, 0, 20, 30), (2, 20, 20, 40)]),  # not above each other
         ([(0, -30, 20, 0), (2, 5, 20, 40)], [(0, -30, 20, 0), (2, 5, 20, 40)]),  # too high for one
+        ([(0, -14, 20, 6), (2, 12, 20, 40)], [(0, -14, 20, 40)]),  # less than 1.4 heights
+        ([(0, -18, 20, 2), (2, 8, 20, 40)], [(0, -18, 20, 2), (2, 8, 20, 40)]),
         ([(0, 0, 20, 13)], []),  # dashes
+        ([(left, 0, left + 20, 10) for left in range(-150, 0, 30)], []),
         ([(0, 0, 20, 15)], [(0, 0, 20, 15)]),
     ],
 )
@@ -171,11 +181,18 @@ def test_halves_one_close_above_the_other_are_a_digit(boxes: list[Box], mended: 
 
 
 @pytest.mark.parametrize(
-    ("left", "height", "mended"),
-    [(54, 20, False), (55, 20, True), (54, 14, False), (54, 13, True)],  # within a height, and two thirds as high
+    ("left", "lower", "height", "mended"),
+    [
+        (54, 0, 20, False),
+        (55, 0, 20, True),  # not within a height
+        (54, 0, 14, False),
+        (54, 0, 13, True),  # not two thirds as high
+        (54, 9, 20, False),
+        (54, 10, 20, True),  # half of it below
+    ],
 )
-def test_lines_of_small_digits_stay_apart(left: int, height: int, mended: bool) -> None:
-    rows = [[(x, y, x + 15, y + high) for x, high in ((0, 20), (left, height))] for y in (0, 21)]
+def test_lines_of_small_digits_stay_apart(left: int, lower: int, height: int, mended: bool) -> None:
+    rows = [[(0, y, 15, y + 20), (left, y + lower, left + 15, y + lower + height)] for y in (0, 21)]
     found = lines._mended([part(*box) for row in rows for box in row], 40)
     assert ((0, 0, 15, 41) in map(box_of, found)) is mended
 
@@ -196,7 +213,7 @@ def test_a_digit_in_halves_is_one_of_its_line_or_a_line(pieces: list[Box], down:
     assert found == ([[whole], others] if down else [[others[0], whole, *others[1:]]])
 
 
-def test_specks_and_short_pieces_are_no_parts() -> None:
+def test_specks_and_short_pieces_are_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.zeros((80, 300), bool)
     strokes = [(x, 20, x + 4, 60) for x in (20, 60, 100)]
     # Less than 0.4 squares of the pen, or no longer than 1.5 of its widths, or touching with a corner.
@@ -211,6 +228,15 @@ def test_specks_and_short_pieces_are_no_parts() -> None:
     found = parts_on(mask, 4.0)
     assert [box_of(one) for one in found] == [*strokes[:2], (100, 20, 106, 62), (190, 20, 199, 21)]
     assert [int(one.mask.sum()) for one in found] == [160, 160, 164, 9]
+    thin = np.zeros((80, 300), bool)
+    thin[20:50, 20:22] = thin[20:50, 60:62] = True
+    thin[range(30, 34), range(100, 104)] = thin[range(30, 33), range(120, 123)] = True  # 4 pixels, and 3
+    assert [box_of(one) for one in parts_on(thin, 2.0)] == [(20, 20, 22, 50), (60, 20, 62, 50), (100, 30, 104, 34)]
+    monkeypatch.setattr(lines, "_MOST_PARTS", 3)
+    assert len(parts_on(thin, 2.0)) == 3
+    monkeypatch.setattr(lines, "_MOST_PARTS", 2)
+    with pytest.raises(ImageError, match=r"^there are too many marks on it, as in print or noise: cut out the part "):
+        parts_on(thin, 2.0)
     wide = np.zeros((80, 300), bool)
     wide[10:70, 20:30] = wide[40, 100:120] = True
     wide[40:66, 290:] = True  # comes in from outside

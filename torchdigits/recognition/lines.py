@@ -79,7 +79,7 @@ def _comes_from_outside(part: Part, shape: tuple[int, ...], typical: float) -> b
 
 def _is_spot(part: Part) -> bool:
     """Whether it is almost as thick as long: a blot, or a hole."""
-    if part.mask.mean() < 0.55 or not 0.4 < part.width / part.height < 2.5:
+    if part.mask.mean() < 0.55:
         return False
     filled = np.pad(part.mask, 1)
     stroke = 4 * (distance_inside(filled)[filled] - 0.5).mean()
