@@ -49,7 +49,7 @@ def test_the_steps_have_options_that_there_are(
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: `python scripts/try_gpu.py` tries them")
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    steps = import_module("try_gpu").steps(tmp_path, ())
+    steps = import_module("try_gpu").steps(tmp_path)
     names = [step.name for step in steps]
     assert len(set(names)) == len(names)
     for step in steps:
