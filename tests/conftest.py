@@ -204,6 +204,28 @@ class Outcome(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def others_surroundings() -> Iterator[None]:
+    """What a process has once, each test leaves as it was.
+
+    Variables and cores, which commands may set for good, are given back; the rest nobody may leave changed.
+    """
+
+    def settings() -> tuple[object, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return os.getcwd(), sys.path.copy(), torch.get_num_threads(), deterministic, torch.get_default_dtype()
+
+    environment, before = dict(os.environ), settings()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    yield
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+    assert settings() == before
+
+
 @pytest.fixture
 def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a script as its user would, but in this process: importing Lightning anew takes seconds."""
