@@ -213,7 +213,7 @@ def others_surroundings() -> Iterator[None]:
 
     def settings() -> tuple[object, ...]:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        return os.getcwd(), sys.path.copy(), torch.get_num_threads(), deterministic, torch.get_default_dtype()
+        return Path.cwd(), sys.path.copy(), torch.get_num_threads(), deterministic, torch.get_default_dtype()
 
     environment, before = dict(os.environ), settings()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

@@ -450,7 +450,8 @@ def test_more_runs_than_cores_wait_and_are_told_so(client: httpx.Client) -> None
     places = client.get("/runs").json()["places"]
     going = [Watch(client) for _ in range(places)]
     for watch in going:
-        watch.frame()
+        watch.change(updates="end", pace=1)
+        watch.until(lambda header: header["state"] == "running")
     waiting = [Watch(client) for _ in range(web_runs.MOST_WAITING)]
     for turn, watch in enumerate(waiting[:2], 1):
         answer = client.get(f"{watch.path}/frame")
@@ -458,18 +459,19 @@ def test_more_runs_than_cores_wait_and_are_told_so(client: httpx.Client) -> None
     refused = [client.post("/runs", json={}) for _ in range(100)]
     for answer in refused:
         assert_refused(answer, 429, "wait already")
-    waiting[0].change(updates=2)
+    waiting[0].change(updates=2, pace=1)
     assert_refused(client.get(f"{waiting[0].path}/checkpoint"), 409, "its turn")
     going.pop().end()
     going.append(waiting.pop(0))
-    assert going[-1].until(lambda header: header["updates"] == 2)  # it has not forgotten
+    assert going[-1].until(lambda header: header["updates"] == 1)  # it has not forgotten
+    going[-1].change(updates="end")
     waiting.pop().end()  # one that waits may be ended
     assert client.get("/runs").json() | {"datasets": []} == {
         "datasets": [], "places": places, "going": places, "waiting": web_runs.MOST_WAITING - 2,
     }  # fmt: skip
     for watch in [*going, *waiting]:
         watch.end()
-    assert len(children()) <= places + web_runs.MOST_OVER
+    assert len(children()) <= places + web_runs.MOST_RESTING
 
 
 @pytest.mark.slow

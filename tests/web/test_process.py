@@ -103,18 +103,23 @@ def test_an_answer_goes_to_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     run(ask, monkeypatch)
 
 
-def test_whether_a_run_is_over_is_what_was_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_run_rests_or_is_over_is_what_was_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask(process: TrainingProcess, stand_in: StandIn) -> None:
-        assert not process.over
+        assert not process.rests
         found = []
-        for said in ({}, {"over": True}, {}, {"over": False}, {"error": "x", "over": True}):
+        sayings: list[dict[str, Any]] = [
+            {}, {"state": "paused"}, {}, {"state": "running"}, {"state": "failed"}, {"state": "compiling"},
+            {"error": "x", "state": "finished"},
+        ]  # fmt: skip
+        for said in sayings:
             question = asyncio.create_task(process.ask({"do": "frame"}, SLOW))
             await asyncio.sleep(0)
             stand_in.answer(**said, id=stand_in.read()["id"])
             await asyncio.wait([question])
             assert ("error" in said) == (question.exception() is not None)
-            found.append(process.over)
-        assert found == [False, True, True, False, True]
+            found.append((process.rests, process.over))
+        goes, pauses, is_over = (False, False), (True, False), (True, True)
+        assert found == [goes, pauses, pauses, goes, is_over, goes, is_over]
 
     run(ask, monkeypatch)
 

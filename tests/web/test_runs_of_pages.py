@@ -30,16 +30,25 @@ class StandIn:
 
     def __init__(self, answers: "Answers") -> None:
         self.answers, self.heard = answers, list[dict[str, Any]]()
-        self.over, self.alive, self.ends = False, True, False
+        self.state, self.then, self.alive = "running", "running", True
         self.answering = asyncio.Event()
         self.answering.set()
+
+    @property
+    def over(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def rests(self) -> bool:
+        return self.state in ("finished", "paused")
 
     async def ask(self, message: dict[str, Any], _: float) -> bytes:
         self.heard.append(message)
         await self.answering.wait()
         answer = self.answers(message) if self.alive else EOFError()
         self.alive = self.alive and not isinstance(answer, EOFError)
-        self.over = self.over or self.ends
+        if message["do"] == "frame":
+            self.state = self.then
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -189,14 +198,14 @@ def test_of_runs_that_are_over_the_one_asked_for_longest_ago_makes_room(monkeypa
 
     async def ask() -> None:
         runs = Runs(1)
-        started = stand_in(monkeypatch, *[well] * (web_runs.MOST_OVER + 1))
+        started = stand_in(monkeypatch, *[well] * (web_runs.MOST_RESTING + 1))
         over = []
-        for place in range(web_runs.MOST_OVER):
+        for place in range(web_runs.MOST_RESTING):
             over.append(runs.begin(OPTIONS))
             await over[-1].begun.wait()
             runs.warm_up()  # no more than there are places
             assert (runs.going, len(started)) == (1, place + 1)
-            started[-1].ends = True
+            started[-1].then = "finished"
             await runs.ask(over[-1], "frame")
             assert runs.going == 0
         runs.warm_up()
@@ -214,6 +223,54 @@ def test_of_runs_that_are_over_the_one_asked_for_longest_ago_makes_room(monkeypa
 
     monkeypatch.setattr(web_runs, "monotonic", clock)
     asyncio.run(ask())
+
+
+def test_a_run_that_pauses_makes_room_and_goes_on_when_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        runs = Runs(2)
+        started = stand_in(monkeypatch, *[well] * (2 + web_runs.MOST_RESTING))
+        pausing = []
+        for place in range(web_runs.MOST_RESTING):
+            pausing.append(runs.begin(OPTIONS))
+            await pausing[-1].begun.wait()
+            started[place].then = "paused"
+            await runs.ask(pausing[-1], "frame")
+            assert (runs.going, len(started)) == (0, place + 1)
+        waiting = runs.begin(OPTIONS)  # too many pause, and none is ended for it
+        assert [runs.turn_of(run) for run in (*pausing, waiting)] == [0] * web_runs.MOST_RESTING + [1]
+        await runs.change(pausing[0], {"pace": 3})
+        assert runs.going == 0
+        for run, process in zip(pausing[:2], started, strict=False):
+            await runs.change(run, {"updates": 5})
+            process.then = "running"
+        assert (runs.going, runs.waiting) == (2, 1)  # all places are taken again
+        await runs.change(pausing[2], {"updates": "end"})
+        assert (runs.going, runs.waiting, len(started)) == (3, 1, 3)  # a run that has its process goes on
+        started[1].then = "finished"
+        await runs.ask(pausing[1], "frame")
+        assert runs.waiting == 1
+        await runs.change(pausing[2], {"updates": 0})
+        assert runs.going == 2
+        started[2].then = "paused"
+        await runs.ask(pausing[2], "frame")
+        assert (runs.going, runs.waiting, len(started)) == (2, 0, 4)  # by which the one that waited goes on, too
+        assert all(runs.find(run.name) is run for run in pausing)
+
+    asyncio.run(ask())
+
+
+def test_an_unforeseen_error_of_a_process_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        runs = Runs(1)
+        started = stand_in(monkeypatch, refusing("begin", RuntimeError("a mistake of ours")))
+        run = runs.begin(OPTIONS)
+        assert run.beginning is not None
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            await run.beginning
+        assert await runs.ask(run, "frame") == b"well"  # the process has no run, and says so
+        assert [message["do"] for message in started[0].heard] == ["begin", "frame"]
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
 
 
 def test_runs_and_processes_end_when_nobody_has_used_them_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

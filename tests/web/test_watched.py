@@ -283,8 +283,9 @@ def test_a_trainer_answers_as_soon_as_there_is_something_new(trainer: tuple[Trai
     assert asked.ask("begin", **DIGITS) == ({}, b"")
     number = asked.frame()
     answer, frame = asked.hear()
-    assert answer == {"over": False, "id": number}
     header = header_of(frame)
+    assert answer == {"state": answer["state"], "id": number}
+    assert {answer["state"], header["state"]} <= {"compiling", "paused"}
     asked.ask("set", changes={"updates": 1})
     while header["updates"] == 0 or header["state"] != "paused":
         asked.frame(header["version"])
@@ -301,7 +302,7 @@ def test_a_trainer_answers_as_soon_as_there_is_something_new(trainer: tuple[Trai
     assert asked.hear() == ({"id": number}, b"")
     for number in waiting:  # and who has given up gets none
         answer, frame = asked.hear()
-        assert answer == {"over": False, "id": number}
+        assert answer == {"state": header_of(frame)["state"], "id": number}
         assert header_of(frame)["version"] > header["version"]
     ended = asked.frame(10**9, 10**9)
     number = asked.tell("begin", **DIGITS)
@@ -348,12 +349,12 @@ def test_a_run_that_ends_or_diverges_is_over(trainer: tuple[Trainer, Asked]) -> 
             watched.run.parameters["layers.0.weight"][0, 0] = torch.nan
         asked.ask("set", changes={"updates": "end"})
         header: dict[str, Any] = {"version": -1}
-        over = False
-        while not over:
+        while header.get("state") not in ("finished", "failed"):
             asked.frame(header["version"])
             answer, frame = asked.hear()
-            header, over = header_of(frame), answer["over"]
-            assert over == (header["state"] in ("finished", "failed"))
+            header = header_of(frame)
+            over = [of["state"] in ("finished", "failed") for of in (answer, header)]
+            assert over[0] == over[1]
         assert header["state"] == state
         assert header["problem"][:24] == ("epoch 1: weights are NaN" if poisoned else "")
         assert len(asked.ask("checkpoint", best=not poisoned)[1]) > 10_000

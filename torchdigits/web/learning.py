@@ -68,7 +68,7 @@ class Place(BaseModel):
 class Possible(BaseModel):
     datasets: list[str] = Field(description="that are here")
     places: int = Field(description="runs that go on at once: as many as there are cores")
-    going: int = Field(description="runs that have a place")
+    going: int = Field(description="runs that have a place: that neither pause nor are over")
     waiting: int = Field(description="runs that wait for one")
 
 

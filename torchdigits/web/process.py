@@ -19,7 +19,7 @@ class TrainingProcess:
     """A process that trains, and the pipe to it.
 
     Attributes:
-        over: whether the run that it has is over: then another may have its place beside it.
+        state: of the run that it has, as the last frame had it: see `learning.FRAME`.
 
     Raises:
         OSError: it cannot be started.
@@ -31,10 +31,20 @@ class TrainingProcess:
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._messages: queue.Queue[bytes] = queue.Queue(_MOST_MESSAGES)
-        self.over = False
+        self.state = "running"
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
         threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def over(self) -> bool:
+        """Whether its run is."""
+        return self.state in ("finished", "failed")
+
+    @property
+    def rests(self) -> bool:
+        """Whether its run is over or pauses: another may have its place beside it."""
+        return self.over or self.state == "paused"
 
     @property
     def alive(self) -> bool:
@@ -92,7 +102,7 @@ class TrainingProcess:
             self._loop.call_soon_threadsafe(self._end_all)
 
     def _take(self, answer: dict[str, Any], content: bytes) -> None:
-        self.over = answer.get("over", self.over)
+        self.state = answer.get("state", self.state)
         future = self._asked.get(answer["id"])
         if future is None or future.done():
             return

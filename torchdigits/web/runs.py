@@ -14,7 +14,7 @@ from torchdigits.web.process import TrainingProcess
 from torchdigits.web.schemas import CannotNowError
 
 MOST_WAITING = 8  # runs
-MOST_OVER = 3  # runs beside those, that are over and still shown: as many as a page has side by side
+MOST_RESTING = 3  # runs beside those, that pause or are over, and are shown: as many as a page has side by side
 GONE = 30.0  # seconds after which a page that asks for nothing is gone, and its run ends
 IDLE = 600.0  # seconds after which processes that nobody uses end
 _PATIENCE = 10.0  # seconds until a page that waits for a frame is told that there is none
@@ -93,7 +93,7 @@ class Runs:
 
     @property
     def going(self) -> int:
-        return sum(run.process is not None and not run.process.over for run in self._runs.values())
+        return sum(run.process is not None and not run.process.rests for run in self._runs.values())
 
     @property
     def waiting(self) -> int:
@@ -156,9 +156,9 @@ class Runs:
                 raise NoSuchRunError(_ENDED)
             if do != "frame":
                 return await run.process.ask({"do": do, **message}, _SILENCE)
-            was_over, process = run.process.over, run.process
+            rested, process = run.process.rests, run.process
             frame = await process.ask({"do": do, "patience": _PATIENCE, **message}, _PATIENCE)
-            if process.over and not was_over:
+            if process.rests and not rested:
                 self._give_places()
             return frame
         except TimeoutError:
@@ -184,6 +184,8 @@ class Runs:
             NoSuchRunError, OptionError, and others: as `ask` does.
         """
         if run.begun.is_set():
+            if changes.get("updates") and run.process is not None:
+                run.process.state = "running"  # even if all places are taken meanwhile: it has its process
             await self.ask(run, "set", changes=changes)
         else:
             run.changes |= changes
@@ -219,58 +221,64 @@ class Runs:
 
     def _give_places(self) -> None:
         for run in [*self._runs.values()]:
-            if run.waits and self.going < self.places:
+            if run.waits and self.going < self.places and self._makes_room():
                 try:
-                    run.process = self._free_process()
+                    run.process = self._idle.pop() if self._idle else TrainingProcess()
                 except OSError as error:
                     run.problem = _NO_PROCESS.format(error.strerror)
                     run.begun.set()
                     if self.going:  # the next waits for one of those
                         break
                     continue
+                run.process.state = "running"
                 run.beginning = asyncio.get_running_loop().create_task(self._begin(run))
         self._used = monotonic()
 
-    def _free_process(self) -> "TrainingProcess":
-        """One that idles, or a new one; of too many that are over, the one that was asked for longest ago ends."""
+    def _makes_room(self) -> bool:
+        """Whether one more run may have a process; of too many that rest, the one over that was asked for longest ago
+        gives its own."""
         self._idle = [process for process in self._idle if process.alive]
-        over = [run for run in self._runs.values() if run.process is not None and run.process.over]
-        if not self._idle and len(over) >= MOST_OVER:
-            forgotten = min(over, key=lambda run: run.asked)
-            del self._runs[forgotten.name]
-            assert forgotten.process is not None
-            self._take_back(forgotten.process)
-            forgotten.process = None
-        process = self._idle.pop() if self._idle else TrainingProcess()
-        process.over = False
-        return process
+        resting = [run for run in self._runs.values() if run.process is not None and run.process.rests]
+        if self._idle or len(resting) < MOST_RESTING:
+            return True
+        over = [run for run in resting if run.process is not None and run.process.over]
+        if not over:
+            return False
+        forgotten = min(over, key=lambda run: run.asked)
+        del self._runs[forgotten.name]
+        assert forgotten.process is not None
+        self._take_back(forgotten.process)
+        forgotten.process = None
+        return True
 
     async def _begin(self, run: Run) -> None:
         """Begin it on its process; if that has ended before, on another."""
-        for process in (run.process, None):
-            if run.process is None:  # it was ended meanwhile
-                return
-            try:
-                run.process = process or TrainingProcess()
-                await run.process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
-                while run.changes and run.process is not None:
-                    changes, run.changes = run.changes, {}
-                    await run.process.ask({"do": "set", "changes": changes}, _SILENCE)
-                break
-            except TorchDigitsError as error:
-                run.problem = str(error)
-                break
-            except EOFError:
-                continue
-            except TimeoutError:  # which is an OSError too
-                if run.process is not None:
-                    run.process.stop()
-                self.end(run)
-            except OSError as error:
-                run.problem, run.process = _NO_PROCESS.format(error.strerror), None
-                self._give_places()
-                break
-        run.begun.set()
+        try:
+            for process in (run.process, None):
+                if run.process is None:  # it was ended meanwhile
+                    return
+                try:
+                    run.process = process or TrainingProcess()
+                    await run.process.ask({"do": "begin", "options": run.options.to_plain()}, _SILENCE)
+                    while run.changes and run.process is not None:
+                        changes, run.changes = run.changes, {}
+                        await run.process.ask({"do": "set", "changes": changes}, _SILENCE)
+                    break
+                except TorchDigitsError as error:
+                    run.problem = str(error)
+                    break
+                except EOFError:
+                    continue
+                except TimeoutError:  # which is an OSError too
+                    if run.process is not None:
+                        run.process.stop()
+                    self.end(run)
+                except OSError as error:
+                    run.problem, run.process = _NO_PROCESS.format(error.strerror), None
+                    self._give_places()
+                    break
+        finally:
+            run.begun.set()
 
     def _end_forsaken(self) -> None:
         for run in [*self._runs.values()]:

@@ -115,8 +115,7 @@ class Trainer:
             if self._watched is None:
                 self._answer(message, {"error": _NO_RUN})
             elif self._is_due(message):
-                over = self._watched.state in ("finished", "failed")
-                self._answer(message, {"over": over}, self._watched.frame(message["points"]))
+                self._answer(message, {"state": self._watched.state}, self._watched.frame(message["points"]))
                 self._last_frame = monotonic()
             else:
                 still.append(message)

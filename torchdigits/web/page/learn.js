@@ -187,14 +187,15 @@ async function follow(column, run) {
         if (!document.hidden) await new Promise(requestAnimationFrame);
       } else if (response.status === 202) {
         const { waiting, places } = await response.json();
-        column.problem = `Waits: ${places} ${places === 1 ? "run goes" : "runs go"} on at once on this machine, and ${waiting === 1 ? "this is next" : `${waiting - 1} wait before it`}. One that is finished, or taken away, makes room.`;
+        column.problem = `Waits: ${places} ${places === 1 ? "run goes" : "runs go"} on at once on this machine, and ${waiting === 1 ? "this is next" : `${waiting - 1} wait before it`}. One that pauses, is finished, or is taken away makes room.`;
       } else if (response.status !== 204) {
         const { error } = await response.json();
         Object.assign(column, { run: null, problem: `${error[0].toUpperCase()}${error.slice(1)}.` });
         keep();
       }
-    } catch {
+    } catch (error) {
       if (column.run !== run) return;
+      if (!(error instanceof TypeError)) throw error; // as fetch throws where there is no answer
       column.problem = "No answer from the server. Is it still running?";
       await new Promise((resolve) => setTimeout(resolve, RETRY));
     }
