@@ -114,6 +114,27 @@ def test_small_digits_have_lines_of_their_own_unless_they_are_pieces_of_others(s
     assert [box_of(one) for one in found[-1]] == expected
 
 
+@pytest.mark.parametrize(
+    ("low", "joined"),
+    [
+        ((24, 117, 34, 121), False),  # a minus sign before the second digit
+        ((20, 117, 29, 121), False),
+        ((24, 117, 34, 123), True),  # no dash
+        ((24, 104, 34, 108), True),  # the bar of a 5
+        ((24, 108, 34, 114), True),
+        ((24, 109, 34, 113), False),
+        ((24, 129, 34, 133), False),
+        ((24, 131, 34, 135), True),
+        ((18, 117, 29, 121), True),  # it goes on into the digit
+    ],
+)
+def test_a_dash_beside_a_digit_is_no_piece_of_it(low: Box, joined: bool) -> None:
+    large = [(x, 100, x + 20, 140) for x in range(0, 300, 50)]
+    [found] = lines_of([part(*box) for box in (*large, low)], 4)
+    first = (0, 100, low[2], 140) if joined else large[0]
+    assert [box_of(one) for one in found] == [first, *large[1:]]
+
+
 def test_a_line_is_what_lies_within_half_a_height_and_is_half_as_high() -> None:
     large = [(x, 100, x + 20, 140) for x in range(0, 300, 50)]
     for lower, higher, end, numbers in ((15, 0, 300, [12]), (25, 0, 300, [6, 6]), (16, 16, 150, [9])):

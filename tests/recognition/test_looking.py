@@ -17,11 +17,21 @@ PIXELS = np.zeros((60, 80), np.float32)
 GREY = Grey(PIXELS, (80, 60))
 
 
-def digit(number: int, box: Any = (10, 10, 20, 30), alone: bool = True, *steps: str, several: float = -1.5) -> Digit:
-    """One whose first pixel has its number, which tells its distance; and the second, the odds of being several."""
+def digit(
+    number: int, box: Any = (10, 10, 20, 30), alone: bool = True, *steps: str, several: float = -1.5, pieces: int = 1
+) -> Digit:
+    """One whose first pixel has its number, which tells its distance; and the second, the odds of being several.
+
+    Its ink is in so many pieces of 40 pixels; the first has half as many again, and there is a speck of two.
+    """
     pixels = np.zeros((28, 28), np.uint8)
     pixels[0, :2] = number, 100 + 10 * several
-    return Digit(box, dict.fromkeys(("grey", *steps), PIXELS) | {"28x28": pixels}, alone)
+    ink = np.zeros((60, 80), np.float32)
+    for piece in range(pieces):
+        ink[10 : 14 if piece else 16, 12 * piece : 12 * piece + 10] = 0.6
+    ink[30, 30:32] = 1
+    ink[40:50, 30:50] = 0.4  # which is paper
+    return Digit(box, dict.fromkeys(("grey", *steps), PIXELS) | {"ink": ink, "28x28": pixels}, alone)
 
 
 def candidate(number: int, line: int, start: int, end: int, box: Any = (10, 10, 20, 30)) -> Candidate:
@@ -87,6 +97,8 @@ WHOLE = [*TWO, candidate(123, 0, 0, 2)]
         (digit(20, (10, 10, 36, 30)), TWO, 20, [121, 122]),
         (digit(20, (10, 10, 20, 30), False), TWO, 20, [121, 122]),
         (digit(200, (10, 10, 50, 30), False, "as it is"), TWO, 200, []),  # in MNIST's form
+        (digit(20, pieces=4), TWO, 20, []),
+        (digit(20, pieces=5), TWO, 20, [121, 122]),
         # One candidate is no choice.
         (digit(110), [candidate(121, 0, 0, 1)], 110, []),
         (digit(129), [candidate(121, 0, 0, 1)], 121, []),

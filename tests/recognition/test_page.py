@@ -135,6 +135,38 @@ def test_rules_are_not_digits(strength: float, squared: bool) -> None:
     assert [len(line) for line in page.lines] == [len(line) for line in boxes]
 
 
+def test_the_ragged_edges_of_a_rule_go_with_it() -> None:
+    """Of strong squared paper: the outermost pixels are ink half of the time."""
+    ink, boxes = written()
+    rules, chance = np.zeros_like(ink), np.random.default_rng(0)
+    for turned in (rules, rules.T):
+        for row in range(20, len(turned) - 3, 45):
+            turned[row : row + 4] = [chance.random(turned.shape[1]) < share for share in (0.5, 2, 2, 0.5)]
+    picture = on_paper(np.maximum(ink, 0.9 * rules))
+    page = Recognizer().read(picture)
+    assert [len(line) for line in page.lines] == [len(line) for line in boxes]
+
+
+def test_digits_may_stand_on_underlines() -> None:
+    """So that all ink hangs on them, and nothing is left to compare their lengths with."""
+    for numbers in (("5041",), ("5041", "3186"), ("504192", "31864")):
+        ink, boxes = written(numbers, gap=0.2)
+        for line in boxes:
+            bottom = max(box[3] for box in line) - 2
+            ink[bottom : bottom + 4, line[0][0] - 8 : line[-1][2] + 8] = 1
+        page = Recognizer().read(on_paper(np.pad(ink, 300)))
+        assert [len(line) for line in page.lines] == [len(line) for line in boxes]
+
+
+def test_a_column_of_numbers_is_no_digit() -> None:
+    """However much it looks like one from afar: of many, none is read as one."""
+    chance = np.random.default_rng(3)
+    for _ in range(20):
+        lines = tuple("".join(map(str, chance.integers(0, 10, chance.integers(2, 4)))) for _ in range(8))
+        ink, boxes = written(lines, size=24, gap=0.3)
+        assert len(Recognizer().read(on_paper(ink)).lines) == len(boxes)
+
+
 def test_frames_specks_holes_and_a_table_are_not_digits() -> None:
     ink, boxes = written()
     for line in boxes:

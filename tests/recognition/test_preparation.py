@@ -153,6 +153,19 @@ def test_of_a_sheet_on_a_table_nothing_but_the_sheet_is_looked_at() -> None:
         assert (found == 30).sum() == (sheet == 30).sum()
 
 
+@pytest.mark.parametrize(("length", "alone"), [(22, True), (28, False)])
+@pytest.mark.parametrize("large", [1, 4])
+def test_what_is_beside_a_sheet_is_told_as_it_may_be_a_shadow(length: int, alone: bool, large: int) -> None:
+    """From three tenths of what is found on it, 80 pixels long, it is as large as a digit."""
+    picture = np.full((200, 240), 240, np.float32)
+    picture[40:160, 20:140] = 100
+    picture[60:140, 78:82] = 20
+    picture[70 : 70 + length, 200:206] = 60
+    _, columns, found = find_ink(np.kron(picture, np.ones((large, large), np.float32)))
+    assert large * 20 < columns.start < large * 78 < large * 82 < columns.stop < large * 140
+    assert found is alone
+
+
 @pytest.mark.parametrize(
     ("ink", "rows", "columns"),
     [

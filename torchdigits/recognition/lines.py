@@ -113,7 +113,7 @@ def lines_of(parts: list[Part], pen: float) -> list[list[Part]]:
             (_gap(part, other), number, at) for number, line in enumerate(lines) for at, other in enumerate(line)
         )
         near = lines[number]
-        if gap < 0.4 * near[at].height:
+        if gap < 0.4 * near[at].height and not _is_minus(part, near[at]):
             near[at] = together([near[at], part])
         elif part.height > _SMALL * pen:
             apart.append(part)
@@ -133,6 +133,13 @@ def _slope(parts: list[Part]) -> float:
         level = middles[:, 1] - slope * middles[:, 0]
         scores.append(np.exp(-(((level[:, np.newaxis] - level) / reach) ** 2)).sum() * (1 - abs(slope)))
     return float(_SLOPES[int(np.argmax(scores))])
+
+
+def _is_minus(part: Part, other: Part) -> bool:
+    """Whether a low part is a dash beside a digit, at the height of its middle."""
+    across = min(part.right, other.right) - max(part.left, other.left)
+    height = ((part.top + part.bottom) / 2 - other.top) / other.height
+    return part.width > 1.8 * part.height and across < 0.15 * part.width and 0.25 < height < 0.8
 
 
 def _gap(one: Part, other: Part) -> float:

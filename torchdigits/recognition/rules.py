@@ -9,6 +9,7 @@ from torchdigits.recognition.pixels import parts_of, quantile, typical_length
 _SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
 _COVERED = 0.88  # of a line, by ink
 _STICKING_OUT = 1.25  # how much longer than what is left a rule is
+_UNDERLINED = 2.2  # heights: as wide are digits only if they touch, or hang on a line
 _MOST = 20_000  # pieces of ink; where there are more, it is noise
 _BORDER, _INSIDE = 0.12, 0.25  # of a frame's shorter side, where its ink is; and of its ink, what may be elsewhere
 
@@ -20,17 +21,17 @@ def without_rules(ink: Ink) -> np.ndarray:
     """
     mask = _without_frames(ink.mask, ink.pen)
     for length in _lengths_of_rules(mask, ink.pen):
-        lines = np.zeros_like(mask)
+        lines, edges = np.zeros_like(mask), np.zeros_like(mask)
         for turned in (False, True):
             view = mask.T if turned else mask
             if view.shape[1] > length:
-                on = _without_crossings(view, _on_lines(view, length))
+                on, beside = _without_crossings(view, _on_lines(view, length))
                 lines |= on.T if turned else on
-        rest = mask & ~lines
+                edges |= beside.T if turned else beside
         if lines.any():
-            left = parts_of(rest)
+            left = parts_of(mask & ~lines)
             if 0 < _STICKING_OUT * _typical(left.lengths, left.areas, ink.pen) < length:
-                mask = rest
+                mask = mask & ~(lines | edges)
     return mask
 
 
@@ -59,12 +60,14 @@ def _lengths_of_rules(mask: np.ndarray, pen: float) -> list[int]:
     if not typical or len(lengths) > _MOST:
         return []
     longest = int(lengths.max())
-    if len(lengths) > 1 and longest < 1.6 * typical and longest < 0.5 * max(mask.shape):
+    left, top, right, bottom = parts.boxes[lengths.argmax()]
+    underlined = right - left > _UNDERLINED * (bottom - top)
+    if len(lengths) > 1 and longest < 1.6 * typical and longest < 0.5 * max(mask.shape) and not underlined:
         return []
     others = lengths < 0.7 * longest
     found = {int(0.5 * longest), int(0.25 * longest), int(1.8 * _typical(lengths[others], areas[others], pen))}
     if not others.any():  # a single digit may be as long as its longest stroke
-        found = {int(0.85 * min(mask.shape))}
+        found = {int(0.5 * longest if underlined else 0.85 * min(mask.shape))}
     return sorted((length for length in found if length > 8 * pen), reverse=True)
 
 
@@ -93,10 +96,15 @@ def _on_lines(mask: np.ndarray, length: int) -> np.ndarray:
     return found
 
 
-def _without_crossings(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Of lines along the rows, what is no thicker than they usually are."""
+def _without_crossings(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of lines along the rows, and of the pixels above and below, what is no thicker than they usually are.
+
+    A line's outermost pixels are ragged, so that many of them lie on none.
+    """
     if not lines.any():
-        return lines
+        return lines, lines
     thickness = run_lengths(mask.T).T
     usual = quantile(thickness[lines])
-    return lines & (thickness <= max(1.6 * usual, usual + 2))
+    thin = mask & (thickness <= max(1.6 * usual, usual + 2))
+    beside = cv2.dilate(lines.view(np.uint8), np.ones((3, 1), np.uint8)) > 0
+    return lines & thin, beside & thin

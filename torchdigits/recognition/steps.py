@@ -49,6 +49,12 @@ class Digit(NamedTuple):
         return (right - left) / max(1, bottom - top)
 
     @property
+    def pieces(self) -> int:
+        """How many parts its ink is in, specks left out."""
+        areas = parts_of(self.steps["ink"] > 0.5).areas
+        return int(np.count_nonzero(areas >= areas.max(initial=0) / 20))
+
+    @property
     def pixels(self) -> np.ndarray:
         """`(784,)`, uint8."""
         return [*self.steps.values()][-1].reshape(784)
@@ -109,6 +115,7 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
     ink = _without_specks(everything)
     top, bottom, left, right = np.array(_box(ink)) * np.repeat(np.divide(grey.shape, small.shape), 2)
     length = max(bottom - top, right - left)
+    largest = parts_of(everything & ~ink).lengths.max(initial=0) * max(grey.shape) / max(small.shape)
     if _is_sheet(ink):
         edge = max(2, 0.03 * length)
         sheet = slice(int(top + edge), int(bottom - edge)), slice(int(left + edge), int(right - edge))
@@ -119,14 +126,13 @@ def find_ink(grey: np.ndarray) -> tuple[slice, slice, bool]:
                 slice(down + rows.start, down + rows.stop),
                 slice(aside + columns.start, aside + columns.stop),
             )
-            return rows, columns, alone
+            longest = max(rows.stop - rows.start, columns.stop - columns.start) / (1 + 2 * _MARGIN)
+            return rows, columns, alone and bool(largest < _AS_LARGE * longest)
     rows, columns = (
         slice(max(0, int(start - _MARGIN * length)), min(side, ceil(end + _MARGIN * length)))
         for start, end, side in ((top, bottom, grey.shape[0]), (left, right, grey.shape[1]))
     )
-    largest = parts_of(everything & ~ink).lengths.max(initial=0)
-    alone = bool(largest < _AS_LARGE * max(np.ptp(side) for side in np.nonzero(ink)))
-    return rows, columns, alone and bool(_edge(ink).mean() < _AT_EDGE)
+    return rows, columns, bool(largest < _AS_LARGE * length and _edge(ink).mean() < _AT_EDGE)
 
 
 def _is_sheet(ink: np.ndarray) -> bool:
