@@ -9,6 +9,7 @@ from torchdigits.recognition.pixels import parts_of, quantile, typical_length
 _SLOPES = np.linspace(-0.1, 0.1, 11)  # of lines against the picture's sides, as the tangent of their angle
 _COVERED = 0.88  # of a line, by ink
 _STICKING_OUT = 1.25  # how much longer than what is left a rule is
+_SURELY = 2.0  # how much longer, for its edges to go with it
 _UNDERLINED = 2.2  # heights: as wide are digits only if they touch, or hang on a line
 _MOST = 20_000  # pieces of ink; where there are more, it is noise
 _BORDER, _INSIDE = 0.12, 0.25  # of a frame's shorter side, where its ink is; and of its ink, what may be elsewhere
@@ -30,8 +31,9 @@ def without_rules(ink: Ink) -> np.ndarray:
                 edges |= beside.T if turned else beside
         if lines.any():
             left = parts_of(mask & ~lines)
-            if 0 < _STICKING_OUT * _typical(left.lengths, left.areas, ink.pen) < length:
-                mask = mask & ~(lines | edges)
+            typical = _typical(left.lengths, left.areas, ink.pen)
+            if 0 < _STICKING_OUT * typical < length:
+                mask = mask & ~(lines | edges if _SURELY * typical < length else lines)
     return mask
 
 
@@ -62,12 +64,14 @@ def _lengths_of_rules(mask: np.ndarray, pen: float) -> list[int]:
     longest = int(lengths.max())
     left, top, right, bottom = parts.boxes[lengths.argmax()]
     underlined = right - left > _UNDERLINED * (bottom - top)
-    if len(lengths) > 1 and longest < 1.6 * typical and longest < 0.5 * max(mask.shape) and not underlined:
-        return []
+    sticks_out = len(lengths) == 1 or longest >= min(1.6 * typical, 0.5 * max(mask.shape))
     others = lengths < 0.7 * longest
-    found = {int(0.5 * longest), int(0.25 * longest), int(1.8 * _typical(lengths[others], areas[others], pen))}
-    if not others.any():  # a single digit may be as long as its longest stroke
-        found = {int(0.5 * longest if underlined else 0.85 * min(mask.shape))}
+    if sticks_out and others.any():
+        found = {int(0.5 * longest), int(0.25 * longest), int(1.8 * _typical(lengths[others], areas[others], pen))}
+    elif underlined:
+        found = {int(0.5 * longest)}
+    else:  # a single digit may be as long as its longest stroke
+        found = {int(0.85 * min(mask.shape))} if sticks_out else set()
     return sorted((length for length in found if length > 8 * pen), reverse=True)
 
 
