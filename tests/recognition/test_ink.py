@@ -230,16 +230,20 @@ def test_lines_of_so_many_pixels_near_the_rows(slope: float) -> None:
 def test_a_stroke_across_a_line_stays() -> None:
     rule, stroke = (0, 20, 100, 22), (50, 5, 54, 40)
     mask = drawn((50, 100), rule, stroke)
-    lines = rules._without_crossings(mask, drawn((50, 100), rule))
+    lines, beside = rules._without_crossings(mask, drawn((50, 100), rule))
     assert np.array_equal(lines, drawn((50, 100), (0, 20, 50, 22), (54, 20, 100, 22)))
+    assert np.array_equal(beside, lines)  # as there is no ink beside it
+    ragged = mask | drawn((50, 100), (10, 19, 20, 20), (30, 22, 40, 23), (80, 18, 90, 19))
+    lines, beside = rules._without_crossings(ragged, drawn((50, 100), rule))
+    assert np.array_equal(beside & ~lines, drawn((50, 100), (10, 19, 20, 20), (30, 22, 40, 23)))
     # A little thicker than usual is no crossing, of thin lines or of thick ones.
     for thick, usual, kept in ((4, 2, True), (5, 2, False), (16, 10, True), (17, 10, False)):
         mask = drawn((50, 100), (0, 20, 100, 20 + usual), (50, 20, 54, 20 + thick))
-        lines = rules._without_crossings(mask, mask)
+        lines, _ = rules._without_crossings(mask, mask)
         assert lines[20, 52] == kept
         assert lines[20, 20]
     nothing = np.zeros((50, 100), bool)
-    assert rules._without_crossings(mask, nothing) is nothing
+    assert not any(found.any() for found in rules._without_crossings(mask, nothing))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,9 @@ DIGITS: list[Box] = [(20 + 30 * n, 30, 24 + 30 * n, 54) for n in range(8)]
         ([(20, 20, 24, 80)], [85]),  # 0.85 of the picture's shorter side
         (DIGITS, []),
         (DIGITS[:2], []),
+        ([(20, 20, 130, 70), (150, 20, 240, 70)], []),  # two of 2.2 heights and less
+        ([(20, 20, 131, 70), (150, 20, 240, 70)], [55]),  # half of one that may hang on a line
+        ([(20, 20, 140, 70)], [60]),
         ([(20, 20, 22, 22)], []),
         ([], []),
     ],

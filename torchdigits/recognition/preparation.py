@@ -13,6 +13,7 @@ from torchdigits.recognition import workers
 from torchdigits.recognition.page import SEVERAL_ALONE, Candidate, candidates_on
 from torchdigits.recognition.pictures import NO_INK, Grey, Picture, read_grey
 from torchdigits.recognition.shapes import likeness
+from torchdigits.recognition.sheet import only_sheet
 from torchdigits.recognition.sight import Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
@@ -136,16 +137,16 @@ def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
     Of two ways to find a digit, the one counts that finds something more like one: all ink, against the paper's
     brightness as a whole; or what stands out from the paper around it.
     """
-    shape = None
+    shape, pixels = None, only_sheet(grey.pixels)
     with suppress(NoInkError):
-        shape = _Shape.of(digit := whole_digit(grey.pixels))
+        shape = _Shape.of(digit := whole_digit(pixels))
         one = digit.alone and digit.aspect < _WIDEST and shape.is_like_one
         if "as it is" in digit.steps or (one and digit.pieces <= _MOST_PIECES):
             return shape, []
-    found = _candidates(grey.pixels, shape)
+    found = _candidates(pixels, shape)
     if found:
         several = len({(candidate.line, candidate.start) for candidate in found}) > 1
-        return _more_like_one(shape, found, grey.pixels), found if several else []
+        return _more_like_one(shape, found, pixels), found if several else []
     if shape is None:
         raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
     return shape, []
