@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from distortions import compressed as compressed_as_jpeg
 from distortions import drawn, enlarged, gradient, grain, picture_of, traced
@@ -340,6 +341,38 @@ def compressed(sheet: Sheet, chance: Chance) -> Image.Image:
     return compressed_as_jpeg(picture_of(drawn(255 * sheet.ink, 30, 235)), 20)
 
 
+def underlined(sheet: Sheet, chance: Chance) -> Image.Image:
+    """Each line stands on an underline, which most of its digits touch."""
+    page, width = sheet.ink.copy(), max(2, round(sheet.height / 25))
+    for line in sheet.lines:
+        top = int(np.median([bottom for _, (_, _, _, bottom) in line])) - width
+        page[top : top + width, max(0, line[0].box[0] - width) : line[-1].box[2] + width] = 1
+    return picture_of(drawn(255 * page, 40, 240))
+
+
+def on_a_table(sheet: Sheet, chance: Chance) -> tuple[Image.Image, Sheet]:
+    """A photograph of the sheet on a darker table, at an angle, badly lit, with noise, as JPEG."""
+    height, width = sheet.ink.shape
+    margin = round(chance.uniform(0.06, 0.2) * max(height, width))
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    moved = corners + margin + chance.uniform(-0.04, 0.04, (4, 2)).astype(np.float32) * (width, height)
+    turn = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
+    size = width + 2 * margin, height + 2 * margin
+    shown = cv2.warpPerspective(
+        drawn(255 * sheet.ink, 40, 230), turn, size, flags=cv2.INTER_AREA, borderValue=chance.uniform(40, 130)
+    )
+    lines: list[list[Written]] = []
+    for line in sheet.lines:
+        lines.append([])
+        for digit, (left, top, right, bottom) in line:
+            around = np.array([[(x, y) for x in (left, right) for y in (top, bottom)]], np.float32)
+            x, y = cv2.perspectiveTransform(around, turn)[0].T
+            lines[-1].append(Written(digit, (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)))
+    light = gradient(max(size), 0.65, 1.05, chance)[: size[1], : size[0]]
+    picture = compressed_as_jpeg(picture_of(shown * light + chance.normal(0, 3, light.shape)), 80)
+    return picture, sheet._replace(lines=lines)
+
+
 def textured(sheet: Sheet, chance: Chance) -> Image.Image:
     paper = 205 + grain(sheet.ink.shape, 1.5, 9, chance) + grain(sheet.ink.shape, 8, 8, chance)
     return picture_of(drawn(255 * sheet.ink, 50, paper))
@@ -422,4 +455,6 @@ CONDITIONS = (
     Condition("hairline", _page(plain, pen=0.5), tuned=False),
     Condition("textured paper", _page(textured), tuned=False),
     Condition("photograph: most of it at once", _all_at_once, tuned=False),
+    Condition("on underlines that they touch", _page(underlined)),
+    Condition("a sheet on a table, at an angle", _page(on_a_table)),
 )
