@@ -65,7 +65,9 @@ def save_figure(figure: "Figure", title: str, path: Path) -> None:
 
 def write_figure(figure: "Figure", path: Path) -> None:
     """Write a figure's file, whole or not at all; a symbolic link is replaced, and its target left alone."""
-    with any_letter():
+    with any_letter(), warnings.catch_warnings():
+        # Of more axes than there is room for, as a network of a thousand layers has
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
         figure.savefig(file := io.BytesIO(), format=path.suffix[1:])
     write_whole(path, file.getvalue())
 

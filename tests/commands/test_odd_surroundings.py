@@ -117,6 +117,40 @@ def test_a_backend_that_matplotlib_lacks_does_not_matter(run_script: Run, monkey
     assert os.environ["MPLBACKEND"] == "agg"
 
 
+def test_what_a_user_has_matplotlib_do_elsewhere_does_not_matter(one: Path, tmp_path: Path) -> None:
+    """Such as to let LaTeX, which may not be there, write all text."""
+    settings = tmp_path / ".config" / "matplotlib" / "matplotlibrc"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("text.usetex: True\nfigure.facecolor: red\n")
+    script = str(ROOT / "scripts" / "predict.py")
+    shown: list[bytes] = []
+    for name, home in (("plain.png", tmp_path / "nobody"), ("own.png", tmp_path)):
+        done = python(script, str(one), "--show", str(tmp_path / name), HOME=str(home), XDG_CONFIG_HOME="")
+        assert (done.returncode, done.stderr) == (0, "")
+        shown.append((tmp_path / name).read_bytes())
+    assert shown[0] == shown[1]
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    script = f'rmdir "$PWD" && exec {sys.executable} {ROOT / "scripts" / "convert.py"} --help'
+    done = subprocess.run(["sh", "-c", script], cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the current folder is gone: go to another\n"
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line() -> None:
+    done = python(str(ROOT / "scripts" / "convert.py"), "--help", TORCH_LOGS="nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: a library cannot be loaded: ValueError: ")
+    assert done.stderr.count("\n") == 1
+    code = (
+        "from torchdigits.commands.cli import main\ndef late() -> None:\n    raise ImportError('no room')\nmain(late)"
+    )
+    done = python("-c", code, "late")
+    assert (done.returncode, done.stderr) == (2, "error: a library cannot be loaded: ImportError: no room\n")
+
+
 def test_a_home_that_matplotlib_cannot_write_to_does_not_matter(one: Path) -> None:
     code = "from torchdigits.commands.cli import main\ndef show() -> None:\n    import matplotlib.cm\nmain(show)"
     done = python("-c", code, "show", MPLCONFIGDIR="", HOME=f"{one}/home")

@@ -177,6 +177,12 @@ def test_shipped_network_is_described_as_on_its_card(client: httpx.Client) -> No
         assert re.search(rf"^\| {name} \| {re.escape(fact)}(\. .*)? \|$", card, re.MULTILINE)
 
 
+def test_what_is_no_form_is_refused_and_not_logged(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    answer = client.post("/recognize", content=b"\x89PNG", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert (answer.status_code, *answer.json()) == (400, "error")
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("content_type", ["image/png", "multipart/form-data; boundary=x"])
 def test_a_body_over_the_limit_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, content_type: str

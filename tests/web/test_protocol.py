@@ -143,6 +143,12 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
     return answer.partition(b"\r\n")[0]
 
 
+def test_a_hosts_number_of_workers_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("3", "many"):
+        monkeypatch.setenv("WEB_CONCURRENCY", value)
+        assert server(reads).config.workers == 1
+
+
 @pytest.mark.parametrize(("files", "connections", "accepted"), [(16, 4, 1), (67, 16, 2), (4096, 128, 16)])
 def test_few_files_leave_few_connections(
     monkeypatch: pytest.MonkeyPatch, files: int, connections: int, accepted: int

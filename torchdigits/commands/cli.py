@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchdigits.commands.options import call, parse, perhaps
 from torchdigits.engines.processes import is_first_process, own_processes
-from torchdigits.errors import Interrupted, OptionError, TorchDigitsError, printable
+from torchdigits.errors import Interrupted, OptionError, TorchDigitsError, printable, root_cause
 from torchdigits.version import __version__
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def _find(name: str) -> tuple[Callable[..., Any], Callable[[Path], AbstractConte
         signal.signal(signal.SIGINT, _end)
     try:
         module = import_module(f"torchdigits.commands.{name}")
+    except Exception as error:  # whatever a library fails with, as one of a variable that makes no sense to it
+        raise OptionError(f"a library cannot be loaded: {root_cause(error)}") from error
     finally:
         if ends:
             signal.signal(signal.SIGINT, heard)
@@ -186,9 +189,16 @@ def _one_line_errors() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # until the end
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have letters that cannot be shown
         sys.stdout.reconfigure(errors="backslashreplace")
-    os.environ["MPLBACKEND"] = "agg"  # figures are files, and Matplotlib fails with a name that makes no sense
+    # Figures are files, drawn with Matplotlib's own settings: those of a user may ask for LaTeX, or make no sense.
+    os.environ["MPLBACKEND"] = "agg"
+    if (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
+        os.environ["MATPLOTLIBRC"] = str(Path(matplotlib.origin).parent / "mpl-data")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of folders that it would like to write to
     try:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise OptionError("the current folder is gone: go to another") from None
         try:
             yield
         except SystemExit:
@@ -198,6 +208,9 @@ def _one_line_errors() -> Iterator[None]:
     except TorchDigitsError as error:
         _fail(str(error))
         raise SystemExit(error.status) from None
+    except ImportError as error:  # as where there is not enough memory for it
+        _fail(f"a library cannot be loaded: {root_cause(error)}")
+        raise SystemExit(2) from None
     except BrokenPipeError:  # what reads has read enough, as `head` does
         _end_output()
         raise SystemExit(1) from None

@@ -80,6 +80,7 @@ def application(
     Raises:
         CheckpointError: the file holds no network that reads digits, or one of more than a million weights and biases.
     """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what it refuses is answered
     recognizer, runs = Recognizer(checkpoint), Runs()
     network = _describe(recognizer, checkpoint or shipped_checkpoint()).model_dump_json()
 

@@ -29,6 +29,7 @@ def server(application: ASGIApp) -> uvicorn.Server:
         ws="none",
         log_level="critical",
         timeout_graceful_shutdown=1,
+        workers=1,  # whatever WEB_CONCURRENCY says
         backlog=max(most_connections() // 8, 1),  # accepted at once: the others have time to send what they came for
     )
     return _Server(config)
