@@ -14,12 +14,11 @@ from torchdigits.recognition.page import SEVERAL_ALONE, Candidate, candidates_on
 from torchdigits.recognition.pictures import NO_INK, Grey, Picture, read_grey
 from torchdigits.recognition.shapes import likeness
 from torchdigits.recognition.sheet import only_sheet
-from torchdigits.recognition.sight import Sight
+from torchdigits.recognition.sight import MOST_PIECES, Sight
 from torchdigits.recognition.steps import Digit, whole_digit
 
 _HOPELESS = 225.0  # distance, as `likeness` has it, of what is no digit: one in a thousand of MNIST's has more
 _WIDEST = 1.3  # in heights: as wide are one in a hundred of MNIST's digits
-_MOST_PIECES = 4  # of a digit: a column of numbers, made as small, may look like one
 _LIKE = 107.0  # distance, as `likeness` has it, of what is taken for one digit: 95 in 100 of MNIST's have less
 
 
@@ -141,7 +140,7 @@ def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
     with suppress(NoInkError):
         shape = _Shape.of(digit := whole_digit(pixels))
         one = digit.alone and digit.aspect < _WIDEST and shape.is_like_one
-        if "as it is" in digit.steps or (one and digit.pieces <= _MOST_PIECES):
+        if "as it is" in digit.steps or (one and digit.pieces <= MOST_PIECES):
             return shape, []
     found = _candidates(pixels, shape)
     if found:

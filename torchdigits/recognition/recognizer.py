@@ -11,12 +11,11 @@ from torchdigits.errors import CheckpointError
 from torchdigits.files.networks import load_network
 from torchdigits.network import SigmoidMLP
 from torchdigits.recognition.pictures import Picture
-from torchdigits.recognition.sight import Sight
+from torchdigits.recognition.sight import MOST_PIECES, Sight
 
 UNSURE = 0.987  # the doubt above which an answer is unsure: 97 in 100 of MNIST's test images have less
 # Odds of being several, as `likeness` has them, up to which it is taken for one, whatever it may be besides.
 _ONE = -3.0
-_MOST_PIECES = 4  # that a digit may be in
 _TOO_WIDE = 20.0  # what it costs for each height that something is wider than high
 _STRANGE, _NETWORK, _ODDS = 0.8, 0.28, 3.0  # what counts how much of the cost of a digit
 _FAMILIAR = 50.0  # distance of a shape, as `distances` has it, up to which none is better than another
@@ -199,7 +198,7 @@ def _read(sight: Sight, answers: list[Recognition]) -> Page:
         lines.append([Found(_box(sight.boxes[i]), others[i]) for i in chosen])
         total += cost
         wide += sum(float(sight.fits[i, 1]) for i in chosen)
-    if not sight.alone or sum(map(len, lines)) > _MOST_PIECES:
+    if not sight.alone or sum(map(len, lines)) > MOST_PIECES:
         return Page(size, lines)
     left, top, right, bottom = _box(sight.box)
     too_wide = max(0.0, (right - left) / max(1, bottom - top) - 1)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOST_PIECES = 4  # that a digit may be in: a column of numbers, made as small, may look like one
+
 
 class Sight(NamedTuple):
     """What there is to read on a picture: one digit, or several.
