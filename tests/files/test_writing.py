@@ -1,6 +1,8 @@
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from torchdigits.files.writing import (
     remove_parts,
     write_whole,
 )
+
+Make = Callable[[Path], object]
 
 
 def names(folder: Path) -> list[str]:
@@ -180,12 +184,43 @@ def test_a_new_file_can_be_written_where_there_are_no_hard_links(
     assert names(tmp_path) == ["x"]
 
 
-def test_a_lock_that_is_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+def test_what_only_has_a_locks_name_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear")
-    (tmp_path / LOCK).symlink_to("letter")
-    with pytest.raises(OptionError, match="is a symbolic link; remove it"), locked(tmp_path):
-        pass
-    assert (tmp_path / "letter").read_text() == "dear"
+    (tmp_path / "empty").touch()
+    makers: dict[str, Make] = {
+        "link": lambda path: path.symlink_to(tmp_path / "letter"),
+        "link to nothing in it": lambda path: path.symlink_to(tmp_path / "empty"),
+        "data": lambda path: path.write_text("dear"),
+        "pipe": os.mkfifo,
+        "folder": Path.mkdir,
+    }
+    for name, make in makers.items():
+        (folder := tmp_path / name).mkdir()
+        make(folder / LOCK)
+        before = (folder / LOCK).lstat()
+        for lock in (locked(folder), empty_folder("--output", folder)):
+            with pytest.raises(
+                OptionError, match=r"\.lock: it is not an empty file, as a lock would be; move it away$"
+            ):
+                lock.__enter__()
+        assert (folder / LOCK).lstat()[:7] == before[:7], name
+    assert (tmp_path / "data" / LOCK).read_text() == (tmp_path / "letter").read_text() == "dear"
+
+
+def test_what_is_written_into_a_lock_is_kept(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / LOCK).write_text("dear")
+    assert (tmp_path / LOCK).read_text() == "dear"
+
+
+def test_only_what_is_named_as_parts_are_is_removed(tmp_path: Path) -> None:
+    part = f".torchdigits-{16 * '0'}"
+    kept = [".torchdigits-notes", f"{part}0", f"{part}.txt", f".torchdigits-{16 * 'x'}", f"{part[:-1]}1"]
+    for name in (part, *kept[:-1]):
+        (tmp_path / name).touch()
+    (tmp_path / kept[-1]).mkdir()
+    remove_parts(tmp_path)
+    assert names(tmp_path) == sorted(kept)
 
 
 def test_a_folder_that_is_replaced_while_it_is_locked_hides_no_other_error(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_folder_has_what_is_known_in_the_members_order(begun: tuple[Path, list
 def test_a_sweep_goes_on_where_it_was(begun: tuple[Path, list[Trained]]) -> None:
     folder, slices = begun
     first, second, third, fourth = FOUR.members()
-    (folder / ".torchdigits-0").write_text("of a process that was killed")
+    (folder / ".torchdigits-0123456789abcdef").write_text("of a process that was killed")
     with opened(folder, FOUR, resume=True) as sweep:
         assert sweep.rows == [*slices[0].rows, *slices[2].rows]
         assert sweep.best == slices[2].rows[0]

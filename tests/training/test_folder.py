@@ -336,7 +336,7 @@ def test_wherever_the_repair_of_a_run_stops_it_can_be_repaired(
     with tempfile.TemporaryDirectory() as name:
         run = Path(shutil.copytree(whole, Path(name, "run")))
         before = {path.name: path.read_bytes() for path in run.iterdir()}
-        (run / ".torchdigits-0").touch()  # as a killed process leaves it
+        (run / ".torchdigits-0123456789abcdef").touch()  # as a killed process leaves it
         for file in missing:
             (run / file).unlink()
         with suppress(Killed, OSError, OptionError), failing_at(moment, after, failure), resumed(run) as saved:

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -55,7 +57,8 @@ def _name_new(part: Path, path: Path) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files of killed processes, where no other process writes, as the caller holds the lock."""
     for part in folder.glob(f"{_PART}*"):
-        part.unlink(missing_ok=True)
+        if re.fullmatch(f"{_PART}[0-9a-f]{{16}}", part.name) and stat.S_ISREG(part.lstat().st_mode):
+            part.unlink(missing_ok=True)
 
 
 def check_new_file(option: str, file: Path, suffixes: tuple[str, ...]) -> None:
@@ -134,14 +137,15 @@ def new_folder(output: Path, name: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to a run's or a sweep's folder.
 
-    Raises OptionError if there is no such folder, another process is writing there, or nothing can be written.
+    Raises OptionError if there is no such folder, another process is writing there, nothing can be written, or the
+    lock's name is that of something else, which is left alone.
     """
     if not folder.is_dir():  # FileLock would make it
         raise OptionError(f"{folder}: there is no such folder")
-    if (folder / LOCK).is_symlink():  # FileLock might empty its target
-        raise OptionError(f"{folder / LOCK}: it is a symbolic link; remove it")
     lock = FileLock(folder / LOCK)
     try:
+        if not _may_be_lock(folder / LOCK):
+            raise OptionError(f"{folder / LOCK}: it is not an empty file, as a lock would be; move it away")
         (folder / LOCK).touch()  # which says why, where FileLock would only wait
         lock.acquire(timeout=0)
     except Timeout:
@@ -152,8 +156,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # the folder may be gone, or read-only by now
-            Path(lock.lock_file).unlink(missing_ok=True)
+            if _may_be_lock(folder / LOCK):  # another program can have written into it meanwhile
+                (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+def _may_be_lock(path: Path) -> bool:
+    """Whether it is an empty regular file, as every lock is, or nothing yet."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def remove_if_empty(folder: Path) -> None:
