@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +57,22 @@ def test_onnx_of_doubles_and_of_other_sizes(
         assert (value.name, batch.dim_param, last.dim_value) == (name, "batch", width)
     images = torch.rand(5, sizes[0], dtype=torch.float64)
     np.testing.assert_allclose(answers(tmp_path / "x.onnx", images), network(images).detach().numpy(), atol=1e-13)
+
+
+def test_onnx_without_a_home_says_nothing(tmp_path: Path) -> None:
+    """onnxruntime would warn that it cannot keep its telemetry's identifier."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    code = (
+        "import sys, torchdigits; from torchdigits.files.networks import save_network;"
+        "save_network(torchdigits.SigmoidMLP([4, 3]), sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "x.onnx")]
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    nowhere = {"HOME": os.devnull, "XDG_CACHE_HOME": os.devnull}
+    done = subprocess.run(command, env=environment | nowhere, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert (tmp_path / "x.onnx").exists()
 
 
 def test_large_weights_whose_floats_torch_rounds_as_much_are_written(tmp_path: Path) -> None:

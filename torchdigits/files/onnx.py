@@ -1,5 +1,6 @@
 """Networks as ONNX, checked with onnxruntime before they are written."""
 
+import os
 import warnings
 from copy import deepcopy
 from typing import Any
@@ -24,6 +25,7 @@ def to_onnx(network: SigmoidMLP) -> bytes:
         OptionError: a package of the extra `export` is missing.
         CheckpointError: onnxruntime computes something else.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime may report, and warns without a home
     try:
         import onnx
         import onnxruntime
