@@ -59,7 +59,7 @@ def printable(text: object) -> str:
 
 def reason(error: Exception) -> str:
     """What the exception says that reading a file raised: one printable line, cut after 300 characters."""
-    text = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    text = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error)[:10_000].split())
     return printable(text if len(text) <= 300 else f"{text[:300]}...") or type(error).__name__
 
 

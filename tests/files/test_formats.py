@@ -1,6 +1,8 @@
 import errno
 import io
 import json
+import tracemalloc
+import warnings
 import zipfile
 from itertools import cycle, islice, pairwise
 from pathlib import Path
@@ -92,7 +94,8 @@ def networks_of(draw: st.DrawFn) -> SigmoidMLP:
     """Any network: any layers, in either precision, of any finite numbers, subnormal ones and -0.0 among them."""
     sizes = draw(st.lists(st.integers(1, 6), min_size=2, max_size=5))
     dtype, width = draw(st.sampled_from(PRECISIONS))
-    some = draw(st.lists(st.floats(width=width, allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
+    most = float(torch.finfo(dtype).max) / 8  # of seven at most, the sums are finite
+    some = draw(st.lists(st.floats(-most, most, width=width), min_size=1, max_size=30))
     network, numbers = SigmoidMLP(sizes).to(dtype), cycle([*some, -0.0])
     with torch.no_grad():
         for parameter in network.parameters():
@@ -122,6 +125,27 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path, way: str) -> 
     with pytest.raises(CheckpointError, match="NaN or infinite"):
         save_network(network, tmp_path / f"x{way}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", [".json", ".npz", ".ckpt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_whose_sums_overflow_is_neither_saved_nor_read(tmp_path: Path, way: str, dtype: torch.dtype) -> None:
+    """Infinities of both signs could meet in a sum, and its answers be NaN."""
+    network, most = network_of((4, 2, 3), dtype), torch.finfo(dtype).max
+    weights, biases = list(network.parameters())[2:]
+    with torch.no_grad():
+        weights[1] = torch.tensor([0.5, -0.25], dtype=dtype) * most
+        biases[1] = most / 8
+        save_network(network, tmp_path / f"sound{way}")
+        assert_same_bits(load_network(tmp_path / f"sound{way}"), network)
+        biases[1] = most / 2
+    words = r"layers\.1 has weights so large that their sums can overflow$"
+    with pytest.raises(CheckpointError, match=words):
+        save_network(network, path := tmp_path / f"x{way}")
+    assert not path.exists()
+    path.write_bytes(networks.WRITERS[way](network))
+    with pytest.raises(CheckpointError, match=words):
+        load_network(path)
 
 
 def test_npz_is_plain_arrays_and_columns_are_taken_too(tmp_path: Path) -> None:
@@ -197,6 +221,7 @@ def no_networks() -> dict[str, object]:
         "no cost": {key: value for key, value in good.items() if key != "cost"},
         "another cost": good | {"cost": "LogLoss"},
         "another dtype": good | {"dtype": "int8"},
+        **{f"a long list as {name}": good | {name: [3] * 1000} for name in ("cost", "dtype", "sizes")},
         "sizes of another network": good | {"sizes": [4, 3, 3]},
         "sizes of fewer layers": good | {"sizes": [4, 2]},
         "sizes that are text": good | {"sizes": "4-3-2"},
@@ -208,6 +233,8 @@ def no_networks() -> dict[str, object]:
         "transposed matrices": good | {"weights": [np.array(w).T.tolist() for w in weights]},
         "ragged rows": good | {"weights": [[[1.0, 2.0], [1.0]], weights[1]]},
         "text": good | {"weights": [[["0.5"] * 4] * 3, weights[1]]},
+        "a text among rows": good | {"weights": [[*weights[0], "0.5"], weights[1]]},
+        "an object of numbers": good | {"biases": [{"1": 1.0}, biases[1]]},
         "truths": good | {"weights": [[[True] * 4] * 3, weights[1]]},
         "holes": good | {"weights": [[[None] * 4] * 3, weights[1]]},
         "no layers": {"sizes": [4], "weights": [], "biases": [], "cost": "QuadraticCost"},
@@ -222,6 +249,9 @@ def no_networks() -> dict[str, object]:
 SAID = {
     "another cost": "its cost is 'LogLoss', neither QuadraticCost nor CrossEntropyCost",
     "another dtype": "its dtype is 'int8', neither float32 nor float64",
+    "a long list as cost": "its cost is [3, 3, 3, 3, 3, 3, ...], neither QuadraticCost nor CrossEntropyCost",
+    "a long list as dtype": "its dtype is [3, 3, 3, 3, 3, 3, ...], neither float32 nor float64",
+    "a long list as sizes": "its sizes are [3, 3, 3, 3, 3, 3, ...], but those of its matrices are [4, 3, 2]",
     "sizes of another network": "its sizes are [4, 3, 3], but those of its matrices are [4, 3, 2]",
     "text": "its weights are not all numbers",
     "a number too large": "its biases are not all numbers",
@@ -274,6 +304,22 @@ def test_npz_that_is_no_network_is_one_line(tmp_path: Path, kind: str) -> None:
     assert_one_line(tmp_path / "x.npz", said.get(kind, ""))
 
 
+def test_what_numpy_says_of_an_arrays_header_goes_no_further(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    np.savez(tmp_path / "x.npz", weights_1=np.ones((2, 2)), biases_1=np.ones(2))
+    content = (tmp_path / "x.npz").read_bytes()
+    for name, old, new in (
+        ("python2", b"(2, 2), } ", b"(2L, 2L),}"),
+        ("odd", b"(2, 2), }       ", b"2if 1is 1else 2}"),
+    ):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(tmp_path / f"{name}.npz", "w") as other:
+            for entry in archive.namelist():
+                other.writestr(entry, archive.read(entry).replace(old, new))
+    warnings.simplefilter("always")
+    assert_same_bits(load_network(tmp_path / "python2.npz"), load_network(tmp_path / "x.npz"))
+    assert_one_line(tmp_path / "odd.npz", "malformed node")
+    assert not recwarn
+
+
 def test_a_hostile_npz_runs_no_code(tmp_path: Path) -> None:
     hostile = np.array([Hostile(tmp_path / "canary")])
     np.savez(tmp_path / "x.npz", weights_1=hostile, biases_1=hostile)
@@ -318,6 +364,23 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path, monkeypatch: 
     with pytest.raises(CheckpointError, match=r"y\.json: it could not be read again: more than 1,000 bytes"):
         save_network(network, tmp_path / "y.json")
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_text_that_could_not_be_read_again_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of((784, 500, 10))
+    save_network(network, tmp_path / "x.json")
+    size = (tmp_path / "x.json").stat().st_size
+    monkeypatch.setattr("torchdigits.files.reading._MOST_JSON", size)
+    save_network(network, tmp_path / "y.json")
+    for most in (size - 1, size - 10_000, size // 2, 10**6):
+        monkeypatch.setattr("torchdigits.files.reading._MOST_JSON", most)
+        tracemalloc.start()
+        with pytest.raises(CheckpointError, match=rf"z\.json: it could not be read again: more than {most:,} bytes"):
+            save_network(network, tmp_path / "z.json")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most > size - 10_000 or peak < size  # for tens of thousands of numbers, not for all
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "y.json"]
 
 
 def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 import csv
 import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from torchdigits.errors import CheckpointError, DataError
+from torchdigits.errors import CheckpointError, DataError, reason
 from torchdigits.files import reading as module
 from torchdigits.files.reading import (
     open_archive,
@@ -37,6 +38,16 @@ def test_what_a_file_raises_becomes_one_line_of_the_wanted_kind(tmp_path: Path) 
             raise failure("as it is")
     with pytest.raises(CheckpointError), reading(path, "network"):
         raise ValueError
+    with pytest.raises(CheckpointError, match=rf"network: {300 * 'x'}\.\.\.$"), reading(path, "network"):
+        raise ValueError("\n" + 301 * "x")
+
+
+def test_a_long_reason_takes_no_more_memory_than_its_beginning() -> None:
+    text = "x " * 10**6
+    tracemalloc.start()
+    assert reason(ValueError(text)) == f"{text[:300]}..."
+    assert tracemalloc.get_traced_memory()[1] < 2**21 + 10**6  # the exception's text may be copied once
+    tracemalloc.stop()
 
 
 def test_a_file_of_so_many_bytes_is_opened_and_no_larger_one(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ The readers take a file's bytes and return what `SigmoidMLP.state_dict` would, n
 
 import io
 import json
+import reprlib
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchdigits.files.reading import open_archive, parse_json
+from torchdigits.files.reading import check_json, open_archive, parse_json
 from torchdigits.network import SigmoidMLP
 
 
@@ -27,24 +30,42 @@ def read_json(content: bytes) -> dict[str, Tensor]:
     """
     network = parse_json(content)
     if network["cost"] not in ("QuadraticCost", "CrossEntropyCost"):
-        raise ValueError(f"its cost is {network['cost']!r}, neither QuadraticCost nor CrossEntropyCost")
+        raise ValueError(f"its cost is {reprlib.repr(network['cost'])}, neither QuadraticCost nor CrossEntropyCost")
     if (dtype := network.get("dtype", "float64")) not in ("float32", "float64"):
-        raise ValueError(f"its dtype is {dtype!r}, neither float32 nor float64")
+        raise ValueError(f"its dtype is {reprlib.repr(dtype)}, neither float32 nor float64")
     layers = []
     for name in ("weights", "biases"):  # checked before NumPy sees them: a text would make all as long as itself
-        numbers = [number for rows in network[name] for row in rows for number in (row if type(row) is list else [row])]
-        if not all(type(n) is float or (type(n) is int and n.bit_length() <= 63) for n in numbers):
+        if not all(map(_are_numbers, network[name])):
             raise ValueError(f"its {name} are not all numbers")
         with np.errstate(over="ignore"):  # what becomes infinite is refused later
             layers.append([np.array(rows, dtype) for rows in network[name]])
     sizes = [layers[0][0].shape[1], *(len(biases) for biases in layers[1])]
     if network["sizes"] != sizes:
-        raise ValueError(f"its sizes are {network['sizes']}, but those of its matrices are {sizes}")
+        raise ValueError(f"its sizes are {reprlib.repr(network['sizes'])}, but those of its matrices are {sizes}")
     return _state_dict(zip(*layers, strict=True))
 
 
+def _are_numbers(rows: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists; of millions, in little time and memory."""
+    for row in rows if {*map(type, rows)} == {list} else [rows]:
+        types, integers = {*map(type, row)}, (number for number in row if type(number) is int)
+        if not types <= {int, float} or (int in types and max(map(int.bit_length, integers)) > 63):
+            return False
+    return True
+
+
 def to_json(network: SigmoidMLP) -> bytes:
-    """The network as `network2.py` loads it, without rounding."""
+    """The network as `network2.py` loads it, without rounding.
+
+    Raises:
+        ValueError: the text would be too long for `read_json`.
+    """
+    length = 5 * sum(parameter.numel() for parameter in network.parameters())  # as if every number were 0.0
+    for parameter in network.parameters():  # before there is a text, which takes twenty times the weights' memory
+        for numbers in torch.split(parameter.detach().cpu().flatten(), 2**16):
+            check_json(length)
+            length += len(json.dumps(numbers.double().tolist())) - 5 * len(numbers)
+    check_json(length)
     parameters = [parameter.detach().cpu().double().numpy() for parameter in network.parameters()]
     content = {
         "sizes": list(network.sizes),
@@ -63,7 +84,8 @@ def read_npz(content: bytes) -> dict[str, Tensor]:
         ValueError, and others: the file is something else.
     """
     open_archive(content).close()
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+    with warnings.catch_warnings(), np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        warnings.simplefilter("ignore")  # NumPy's, about headers of Python 2 or of something else
         count = len(archive.files) // 2
         layers = [(archive[f"weights_{layer}"], archive[f"biases_{layer}"]) for layer in range(1, count + 1)]
         if len(archive.files) != 2 * count or not count:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from torchdigits.errors import CheckpointError, OptionError
 from torchdigits.files.checkpoints import MOST_BYTES, MOST_PICKLED, parameters_of, parse_checkpoint, to_checkpoint
@@ -61,8 +62,8 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
 
     Raises:
         OptionError: the suffix is unknown, the file exists or cannot be written, or ONNX's packages are missing.
-        CheckpointError: a weight is not finite, the precision is another one, the file would be larger than
-            `load_network` allows, or ONNX does not compute the same.
+        CheckpointError: a weight is not finite, the precision is another one, `load_network` would refuse the file,
+            as it is too large or its sums can overflow, or ONNX does not compute the same.
     """
     path = Path(path)
     write, dtypes = WRITERS.get(path.suffix.lower()), {parameter.dtype for parameter in network.parameters()}
@@ -75,20 +76,23 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
     try:
         if os.path.lexists(path) and not overwrite:
             raise FileExistsError
-        write_whole(path, _readable(path, write(network)), overwrite)
+        write_whole(path, _readable(path, write, network), overwrite)
     except FileExistsError as error:
         raise OptionError(f"{path} exists already; to replace it, use --overwrite") from error
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _readable(path: Path, content: bytes) -> bytes:
+def _readable(path: Path, write: Callable[[SigmoidMLP], bytes], network: SigmoidMLP) -> bytes:
     """The content of a file, once it is certain that it can be read again."""
     try:
+        content = write(network)
         if len(content) > MOST_BYTES:
             raise ValueError(f"it would have more than {MOST_BYTES:,} bytes")
         if (read := READERS.get(path.suffix.lower())) is not None:
             network_of(read(content))
+    except OptionError:  # a missing package
+        raise
     except ValueError as error:
         raise CheckpointError(f"cannot save {path}: it could not be read again: {error}") from error
     return content
@@ -130,4 +134,8 @@ def network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
     with torch.device("meta"):  # without drawing first weights, which would be thrown away
         network = SigmoidMLP([weights[0].shape[1], *(weight.shape[0] for weight in weights)])
     network.load_state_dict(parameters, assign=True)
+    for layer, weight in enumerate(weights):
+        largest = vector_norm(weight, 1, dim=1) + parameters[f"layers.{layer}.bias"].abs()  # of activations up to 1
+        if not largest.isfinite().all():  # infinities of both signs would make NaN
+            raise ValueError(f"layers.{layer} has weights so large that their sums can overflow")
     return network.eval()

@@ -67,12 +67,16 @@ def read_whole(path: Path | str, most: int) -> bytes:
         return file.read(most)
 
 
+def check_json(length: int, parts: int = 0, quotes: int = 0) -> None:
+    """Raise ValueError if `parse_json` refuses a text of so many bytes, lists and objects, and quotation marks."""
+    if length > _MOST_JSON or parts > _MOST_PARTS or quotes > 2 * _MOST_TEXTS:
+        raise ValueError(f"more than {_MOST_JSON:,} bytes, {_MOST_PARTS:,} lists and objects, or {_MOST_TEXTS:,} texts")
+
+
 def parse_json(text: bytes | str) -> Any:
     """What a JSON text holds. Raises ValueError if it would take much more memory than a network or a record does."""
     text = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    parts, quotes = text.count(b"[") + text.count(b"{"), text.count(b'"')
-    if len(text) > _MOST_JSON or parts > _MOST_PARTS or quotes > 2 * _MOST_TEXTS:
-        raise ValueError(f"more than {_MOST_JSON:,} bytes, {_MOST_PARTS:,} lists and objects, or {_MOST_TEXTS:,} texts")
+    check_json(len(text), text.count(b"[") + text.count(b"{"), text.count(b'"'))
     if len(text) > _MOST_WIDE and not text.isascii():  # one character can make all four times as large
         raise ValueError(f"more than {_MOST_WIDE:,} bytes, which are not all ASCII")
     return json.loads(text)
