@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "proof"))
 import planted  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "check.py"
+_NAMELESS = "class Meta(type):\n    @property\n    def __name__(cls): raise ValueError('mine')\n"
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -111,6 +112,15 @@ def test_a_file_may_have_the_name_of_a_library(tmp_path: Path) -> None:
             "backprop returned: None where an array was expected",
         ),
         ("def backprop(weights, biases, x, y):\n    input()\n", "it raises EOFError"),
+        ("raise ValueError('x' * 10_000_000)\n", f"it raises ValueError: {'x' * 900}"),
+        (
+            f"import numpy as np\nnp.zeros = np.abs = None\n{dedent(planted.BOOK)}",
+            "it replaces numpy.abs, numpy.zeros, which this check needs itself",
+        ),
+        (
+            dedent(planted.BOOK).replace("class Network:", f"{_NAMELESS}class Network(metaclass=Meta):"),
+            "it raises ValueError: mine\n  line ",
+        ),
     ],
 )
 def test_what_cannot_be_checked(tmp_path: Path, source: str, expected: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from torchdigits.proof.diagnosis.names import UPDATE
 from torchdigits.proof.diagnosis.report import Compared, Diagnosis
 
 FUNCTION = "def backprop(weights, biases, x, y): ...\n"
+WRITTEN = "has written into the report of this check, which is not to be read any more"
 CLASS = "class {}:\n    def {}(self, x, y): ...\n"
 
 
@@ -74,6 +76,24 @@ def test_what_looks_like_back_propagation(tmp_path: Path, source: str, names: li
     else:
         said = "there are several candidates in it; say which: mine.py:A or mine.py:B"
         assert refused(file).startswith(said)
+
+
+def test_an_object_that_raises_when_looked_at_is_none(tmp_path: Path) -> None:
+    source = """
+class Meta(type):
+    def __getattribute__(self, name): raise ValueError(name)
+class Hidden(type):
+    def __dir__(self): raise ValueError("no")
+class A(metaclass=Meta):
+    def backprop(self, x, y): ...
+class B(metaclass=Hidden):
+    def backprop(self, x, y): ...
+class C:
+    @property
+    def __module__(self): raise SystemExit(3)
+c = C()
+"""
+    assert load(written(tmp_path, source + FUNCTION), None).__name__ == "backprop"
 
 
 def test_without_torch_a_class_is_told_by_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +162,8 @@ def traceback_of(*lines: tuple[str, int, str]) -> str:
         ("something", 3, False, "it ended the process, with status 3"),
         ("", -11, False, "it ended the process by SIGSEGV"),
         ("", -9, False, "it ended the process by SIGKILL"),
+        ("", -40, False, "it ended the process by signal 40"),
+        ("something", 0, False, f"it {WRITTEN}"),
         ("", -9, True, "it has not ended after 1.5 s"),
         (traceback_of(), 1, False, "it has not ended after 1.5 s"),
         (
@@ -176,7 +198,7 @@ def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
             file, name, examples, limit, pipe = words[4:]
             assert words[:4] == [sys.executable, "-P", "-m", "torchdigits.proof.diagnosis.file"]
             assert (file, name, examples, float(limit)) == (str(tmp_path / "mine.py"), "Net", "one", seconds)
-            code = f"import os, time\nos.write({pipe}, {answer.encode()!r})\n{more}"
+            code = f"import os, time\nos.write(pipe := {pipe}, {answer.encode()!r})\n{more}"
             return start([sys.executable, "-S", "-c", code], **options)
 
         monkeypatch.setattr(subprocess, "Popen", popen)
@@ -202,6 +224,68 @@ def test_the_report_is_what_the_other_process_wrote(answered: Answer) -> None:
         answered("half of \xff\n", "os.kill(os.getpid(), 15)")
     with pytest.raises(CandidateError, match=r"^it has not ended after 1 s$"):
         answered("Dumped\nTimeout!\n", "os._exit(1)", seconds=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{}\n",
+        "[1]\n",
+        "something\n",
+        '{"right": true}\n',
+        '{"text": "All"}\n',
+        '{"text": 1, "right": true}\n',
+        '{"error": ""}\n',
+        '{"a":' + "[" * 50_000,
+    ],
+)
+def test_a_report_that_is_none_of_ours_is_told(answered: Answer, answer: str) -> None:
+    with pytest.raises(CandidateError, match=f"^it {WRITTEN}$"):
+        answered(answer)
+
+
+def test_a_report_without_an_end_is_not_kept(answered: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+
+    def loads(answer: str) -> None:
+        kept.append(answer)
+        raise ValueError("no JSON")
+
+    monkeypatch.setattr(json, "loads", loads)
+    for first in ("x", "{"):
+        with pytest.raises(CandidateError, match=f"^it {WRITTEN}$"):
+            answered(first, "while True: os.write(pipe, b'x' * 2**16)")
+    assert max(map(len, kept)) < 2**23
+
+
+@pytest.mark.parametrize(
+    ("more", "says"), [("", "ended the process, with status 0"), ("while True: pass", "has not ended")]
+)
+def test_a_process_that_outlives_the_other_and_holds_the_pipe_does_not_hold_up_the_report(
+    answered: Answer, tmp_path: Path, more: str, says: str
+) -> None:
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    began = time.monotonic()
+    try:
+        with pytest.raises(CandidateError, match=f"^it {says}"):
+            answered("", f"if os.fork() == 0:\n    os.setsid()\n    {note}\n    time.sleep(99)\n{more}", seconds=0.5)
+        assert time.monotonic() - began < 50
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_a_machine_that_starts_no_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    file = written(tmp_path, FUNCTION)
+    before = len([*Path("/dev/fd").iterdir()])
+    for there, name in ((subprocess, "Popen"), (os, "pipe")):
+        monkeypatch.setattr(there, name, fail)
+        with pytest.raises(OptionError) as raised:
+            check_file(file)
+        assert str(raised.value) == f"{file}: no process can be started for it: Too many open files"
+    assert len([*Path("/dev/fd").iterdir()]) == before  # none is left open
 
 
 @pytest.mark.slow

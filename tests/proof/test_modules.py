@@ -180,6 +180,12 @@ def test_what_a_module_cannot_have_is_told() -> None:
     wrong.__name__ = "Odd"
     assert refused(wrong) == shapes.format("(5, 7), (4,), (3, 5), (3,)")
 
+    class Half(Net):
+        dtype = torch.bfloat16
+
+    said = "Half: parameters of bfloat16, in which rounding may be as large as a mistake; expected float32 or float64"
+    assert refused(Half) == said
+
     class Careless(Net):
         def __init__(self, sizes: list[int]) -> None:
             super().__init__([6, 4, 2])

@@ -48,7 +48,7 @@ class RaisedError(CandidateError):
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         self.line = frames[-1].lineno if frames else None
         self.problem = problem
-        self.says = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.says = f"{type(error).__name__}: {error}".partition("\n")[0][:1000]
         asked = f" when asked for {described(problem)}" if problem else ""
         where = [f"  line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames[-4:]]
         super().__init__("\n".join([f"it raises {self.says}{asked}", *where]))

@@ -4,6 +4,7 @@ The file's program runs there with all that it does: it may print, exit, or neve
 other process is `python -m torchdigits.proof.diagnosis.file FILE NAME EXAMPLES SECONDS PIPE`.
 """
 
+import builtins
 import faulthandler
 import importlib.machinery
 import importlib.util
@@ -11,10 +12,11 @@ import inspect
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-import threading
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,11 +24,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from torchdigits.errors import CandidateError, OptionError
 from torchdigits.proof.diagnosis.candidates import Examples, RaisedError, calling
 from torchdigits.proof.diagnosis.check import check
 from torchdigits.proof.diagnosis.functions import order_of
 from torchdigits.proof.diagnosis.names import BACKPROP, UPDATE
+
+_MOST = 2**22  # bytes of a report, which has some thousand; what the file writes into it may have no end
+_WRITTEN = "it has written into the report of this check, which is not to be read any more"
 
 
 @dataclass(frozen=True)
@@ -52,54 +59,75 @@ def check_file(file: Path, name: str | None = None, examples: Examples = "auto",
         seconds: how long it may take.
 
     Raises:
-        OptionError: the file cannot be read.
-        CandidateError: there is no candidate, or it cannot be called, or gives no gradients, or does not end.
+        OptionError: the file cannot be read, or this machine starts no process for it.
+        CandidateError: there is no candidate, or it cannot be called, or gives no gradients, or does not end, or the
+            file has written into the report.
     """
     if not file.is_file():
         raise OptionError(f"{file}: {'it is no file' if file.exists() else 'there is no such file'}")
-    read, write = os.pipe()
-    words = [str(file.absolute()), name or "", examples, str(seconds), str(write)]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "torchdigits.proof.diagnosis.file", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[write],
-        start_new_session=True,
-    )
-    os.close(write)
-
-    ended_by_us = threading.Event()
-
-    def end() -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    def end_late() -> None:
-        ended_by_us.set()
-        end()
-
-    late = threading.Timer(seconds + 2, end_late)  # its own clock should have ended it before
-    late.start()
     try:
-        with open(read, encoding="utf-8", errors="replace") as report:  # noqa: PTH123  # of a descriptor
-            answer = report.readline()  # a process that it has started may hold the pipe open
-            answer += "" if answer.startswith("{") else report.read()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+        process, pipe = _started([str(file.absolute()), name or "", examples, str(seconds)])
+    except OSError as error:
+        raise OptionError(f"{file}: no process can be started for it: {error.strerror}") from None
+    until = time.monotonic() + seconds + 2  # its own clock should have ended it before
+    try:
+        answer = _read(pipe, process, until)
+        late = time.monotonic() >= until
     finally:
-        late.cancel()
-        end()  # what it has started, and itself, if it has closed the pipe and goes on
+        os.close(pipe)
+        with suppress(ProcessLookupError):  # what it has started, and itself, if it goes on
+            os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
     try:
         found = json.loads(answer)
-    except ValueError:
-        raise CandidateError(_ended(str(file.absolute()), answer, status, seconds, ended_by_us.is_set())) from None
-    if "bug" in found:
-        raise RuntimeError(f"torchdigits could not check {file}:\n{found['bug']}")
-    if "error" in found:
-        raise CandidateError(found["error"])
-    return Checked(found.pop("text"), found)
+    except (ValueError, RecursionError):  # none, or none of ours
+        raise CandidateError(_ended(str(file.absolute()), answer, status, seconds, late)) from None
+    match found:
+        case {"bug": str(bug)}:
+            raise RuntimeError(f"torchdigits could not check {file}:\n{bug}")
+        case {"error": str(says)} if says:
+            raise CandidateError(says)
+        case {"text": str(), "right": bool()}:
+            return Checked(found.pop("text"), found)
+    raise CandidateError(_WRITTEN)
+
+
+def _started(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """The other process, and the end of a pipe where its report will be."""
+    read, write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "torchdigits.proof.diagnosis.file", *words, str(write)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[write],
+            start_new_session=True,
+        )
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    return process, read
+
+
+def _read(pipe: int, process: subprocess.Popen[bytes], until: float) -> str:
+    """What a process writes: a line that begins as a report does; else all, until it has ended, or the time has."""
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    found = bytearray()
+    while time.monotonic() < until and len(found) <= _MOST and not (found.startswith(b"{") and b"\n" in found):
+        ended = process.poll() is not None  # which a process that it has started, and holds the pipe, may outlive
+        if ready.poll(0 if ended else 100):
+            found += (part := os.read(pipe, 2**16))
+            if not part:  # closed
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0, until - time.monotonic()))
+                break
+        elif ended:
+            break
+    return (found.partition(b"\n")[0] if found.startswith(b"{") else found).decode("ascii", "replace")
 
 
 def _ended(file: str, answer: str, status: int, seconds: float, late: bool) -> str:
@@ -108,8 +136,11 @@ def _ended(file: str, answer: str, status: int, seconds: float, late: bool) -> s
         lines = re.findall(rf'File "{re.escape(file)}", line (\d+) in (\S+)', answer)
         where = "".join(f"\n  line {line}, in {name}" for line, name in lines[:4][::-1])
         return f"it has not ended after {seconds:g} s{'; it was in' if where else ''}{where}"
+    if answer and (status == 0 or len(answer) > _MOST):
+        return _WRITTEN
     if status < 0:
-        return f"it ended the process by {signal.Signals(-status).name}"
+        names = [one.name for one in signal.Signals if one == -status]  # those of real time have none
+        return f"it ended the process by {names[0] if names else f'signal {-status}'}"
     return f"it ended the process, with status {status}"
 
 
@@ -160,19 +191,21 @@ def load(file: Path, name: str | None) -> Any:
 def candidates(module: ModuleType, method: re.Pattern[str] = BACKPROP) -> list[str]:
     """The names of what looks like back-propagation, of what is defined in a module; of classes by such a method."""
     torch = sys.modules.get("torch")
-    found = []
-    for name, thing in vars(module).items():
+
+    def like_one(name: str, thing: Any) -> bool:
         if getattr(thing, "__module__", None) != module.__name__:
-            continue
+            return False
         if inspect.isclass(thing):
             if torch is not None and issubclass(thing, torch.nn.Module):
-                found.append(name)
-            elif torch is None or not issubclass(thing, torch.autograd.Function):
-                found += [name] if any(map(method.fullmatch, dir(thing))) else []
-        elif inspect.isfunction(thing) and BACKPROP.fullmatch(name):
-            with suppress(CandidateError):  # of another function's arguments
-                order_of(thing)
-                found.append(name)
+                return True
+            function = torch is not None and issubclass(thing, torch.autograd.Function)
+            return not function and any(map(method.fullmatch, dir(thing)))
+        return inspect.isfunction(thing) and BACKPROP.fullmatch(name) is not None and bool(order_of(thing))
+
+    found = []
+    for name, thing in [*vars(module).items()]:
+        with suppress(CandidateError):  # of another function's arguments, or of an object that raises when looked at
+            found += [name] if calling(like_one, name, thing, file="") else []
     return found
 
 
@@ -180,13 +213,25 @@ def main(file: str, name: str, examples: Any, seconds: str, pipe: str) -> None:
     """Check, and write the report to a pipe, as JSON."""
     report = open(int(pipe), "w", encoding="utf-8")  # noqa: SIM115, PTH123  # of a descriptor, until the end
     faulthandler.dump_traceback_later(float(seconds), exit=True, file=report)
+    before = [(library, vars(library).copy()) for library in (builtins, np, np.linalg, np.random)]
     try:
         diagnosis = check(load(Path(file), name or None), examples=examples)
         answer = {**diagnosis.as_dict(), "text": str(diagnosis)}
     except CandidateError as error:
         answer = {"error": str(error)}
-    except Exception:  # ours: whatever the candidate's code raises is a CandidateError
-        answer = {"bug": traceback.format_exc()}
+    except Exception as error:
+        replaced = [
+            f"{library.__name__}.{name}"
+            for library, known in before
+            for name, value in known.items()
+            if callable(value) and vars(library).get(name) is not value
+        ]
+        if (raised := RaisedError(error, file)).line is not None:  # by an attribute, where no call is looked for
+            answer = {"error": str(raised)}
+        elif replaced:
+            answer = {"error": f"it replaces {', '.join(replaced[:4])}, which this check needs itself"}
+        else:  # ours
+            answer = {"bug": traceback.format_exc()}
     faulthandler.cancel_dump_traceback_later()
     report.write(f"{json.dumps(answer)}\n")
     report.close()

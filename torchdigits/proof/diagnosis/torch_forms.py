@@ -183,6 +183,10 @@ def _made(
     sides = _sides(name, module, None if fixed else list(SIZES))
     if sides is None:
         raise CandidateError(f"{name}({[*SIZES]}) has layers of other sizes")
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in module.parameters()}
+    if odd := dtypes - {"float64", "float32", "float16"}:
+        said = f"parameters of {min(odd)}, in which rounding may be as large as a mistake"
+        raise CandidateError(f"{name}: {said}; expected float32 or float64")
     dtype = str(next(iter(module.parameters())).dtype).removeprefix("torch.")
     kind = "a LightningModule with its own cost" if hasattr(module, "training_step") else "a torch.nn.Module"
     return ModuleForm(factory, sides[0] if fixed else None, construct, sides[1], dtype, kind)
