@@ -48,7 +48,8 @@ def read_json(content: bytes) -> dict[str, Tensor]:
 def _are_numbers(rows: Any) -> bool:
     """Whether it is a list of numbers, or of such lists; of millions, in little time and memory."""
     for row in rows if {*map(type, rows)} == {list} else [rows]:
-        types, integers = {*map(type, row)}, (number for number in row if type(number) is int)
+        types = {*map(type, row)}
+        integers = row if types == {int} else (number for number in row if type(number) is int)
         if not types <= {int, float} or (int in types and max(map(int.bit_length, integers)) > 63):
             return False
     return True
