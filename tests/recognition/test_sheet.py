@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from torchdigits.errors import NoInkError
-from torchdigits.recognition.preparation import prepare
+from torchdigits.recognition.preparation import preparation, prepare
 from torchdigits.recognition.recognizer import Recognizer
 from torchdigits.recognition.sheet import only_sheet
 
@@ -74,5 +74,8 @@ def test_digits_on_a_sheet_are_read_and_the_table_is_not() -> None:
         draw.line([(x, 180), (x + 6, 260)], fill=30, width=6)
     [line] = Recognizer().read(image).lines
     assert [found.recognition.digit for found in line] == [1] * 5
+    assert np.array_equal(preparation(image)["grey"], np.asarray(image))  # which --show draws on
+    single = image.crop((0, 0, 230, 500)).resize((460, 1000))
+    assert np.array_equal(preparation(single)["grey"], np.asarray(single))
     with pytest.raises(NoInkError, match="there is no ink on it"):
         prepare(sheet().astype(np.uint8))

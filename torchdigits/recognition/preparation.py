@@ -138,14 +138,17 @@ def _seen(grey: Grey) -> tuple[_Shape, list[Candidate]]:
     """
     shape, pixels = None, only_sheet(grey.pixels)
     with suppress(NoInkError):
-        shape = _Shape.of(digit := whole_digit(pixels))
+        digit = whole_digit(pixels)
+        if pixels is not grey.pixels:  # the first step is the picture as it was
+            digit = digit._replace(steps={**digit.steps, "grey": grey.pixels})
+        shape = _Shape.of(digit)
         one = digit.alone and digit.aspect < _WIDEST and shape.is_like_one
         if "as it is" in digit.steps or (one and digit.pieces <= MOST_PIECES):
             return shape, []
     found = _candidates(pixels, shape)
     if found:
         several = len({(candidate.line, candidate.start) for candidate in found}) > 1
-        return _more_like_one(shape, found, pixels), found if several else []
+        return _more_like_one(shape, found, grey.pixels), found if several else []
     if shape is None:
         raise NoInkError("there is nothing on it but specks: write larger, or scan it at a higher resolution")
     return shape, []
