@@ -83,6 +83,22 @@ def test_a_network_of_other_layers_is_refused(tmp_path: Path) -> None:
         assert str(raised.value) == f"{file} has layers of {sizes} neurons: 784 inputs and 10 outputs are needed"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_whose_sums_can_overflow_is_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Infinities of both signs could meet in a sum, and its answers be NaN."""
+    network, most = SigmoidMLP((784, 2, 10)).to(dtype), torch.finfo(dtype).max
+    weights, biases = list(network.parameters())[2:]
+    with torch.no_grad():
+        weights[1] = torch.tensor([0.5, -0.25], dtype=dtype) * most
+        biases[1] = most / 8
+        save_network(network, tmp_path / "sound.ckpt")
+        biases[1] = most / 2
+        save_network(network, file := tmp_path / "x.ckpt")
+    Recognizer(tmp_path / "sound.ckpt")
+    with pytest.raises(CheckpointError, match=r"x\.ckpt: layers\.1 has weights so large that their sums can overflow$"):
+        Recognizer(file)
+
+
 # How a page is read
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from torchdigits.errors import CheckpointError, OptionError
 from torchdigits.files.checkpoints import MOST_BYTES, MOST_PICKLED, parameters_of, parse_checkpoint, to_checkpoint
@@ -62,8 +61,8 @@ def save_network(network: SigmoidMLP, path: Path | str, overwrite: bool = False)
 
     Raises:
         OptionError: the suffix is unknown, the file exists or cannot be written, or ONNX's packages are missing.
-        CheckpointError: a weight is not finite, the precision is another one, `load_network` would refuse the file,
-            as it is too large or its sums can overflow, or ONNX does not compute the same.
+        CheckpointError: a weight is not finite, the precision is another one, the file would be larger than
+            `load_network` allows, or ONNX does not compute the same.
     """
     path = Path(path)
     write, dtypes = WRITERS.get(path.suffix.lower()), {parameter.dtype for parameter in network.parameters()}
@@ -134,8 +133,4 @@ def network_of(parameters: dict[str, Tensor]) -> SigmoidMLP:
     with torch.device("meta"):  # without drawing first weights, which would be thrown away
         network = SigmoidMLP([weights[0].shape[1], *(weight.shape[0] for weight in weights)])
     network.load_state_dict(parameters, assign=True)
-    for layer, weight in enumerate(weights):
-        largest = vector_norm(weight, 1, dim=1) + parameters[f"layers.{layer}.bias"].abs()  # of activations up to 1
-        if not largest.isfinite().all():  # infinities of both signs would make NaN
-            raise ValueError(f"layers.{layer} has weights so large that their sums can overflow")
     return network.eval()

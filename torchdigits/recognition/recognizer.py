@@ -6,6 +6,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import torch
+from torch.linalg import vector_norm
 
 from torchdigits.errors import CheckpointError
 from torchdigits.files.networks import load_network
@@ -245,9 +246,14 @@ def load_digit_network(checkpoint: Path | str | None) -> SigmoidMLP:
     """Load a network as `load_network` does.
 
     Raises:
-        CheckpointError: it cannot be loaded, or has other than 784 inputs and 10 outputs.
+        CheckpointError: it cannot be loaded, has other than 784 inputs and 10 outputs, or sums that can overflow.
     """
     network = load_network(checkpoint)
+    parameters = [*network.parameters()]
+    for number, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
+        largest = vector_norm(weight, 1, dim=1) + bias.abs()  # of activations up to 1
+        if not largest.isfinite().all():  # infinities of both signs would make NaN
+            raise CheckpointError(f"{checkpoint}: layers.{number} has weights so large that their sums can overflow")
     if (network.sizes[0], network.sizes[-1]) != (784, 10):
         raise CheckpointError(
             f"{checkpoint} has layers of {network.sizes} neurons: 784 inputs and 10 outputs are needed"
