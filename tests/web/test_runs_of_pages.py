@@ -249,6 +249,8 @@ def test_a_run_that_pauses_makes_room_and_goes_on_when_it_is_told(monkeypatch: p
         started[1].then = "finished"
         await runs.ask(pausing[1], "frame")
         assert runs.waiting == 1
+        await runs.change(pausing[1], {"updates": 1})  # of one that is over there are none
+        assert runs.going == 2
         await runs.change(pausing[2], {"updates": 0})
         assert runs.going == 2
         started[2].then = "paused"

@@ -184,7 +184,7 @@ class Runs:
             NoSuchRunError, OptionError, and others: as `ask` does.
         """
         if run.begun.is_set():
-            if changes.get("updates") and run.process is not None:
+            if changes.get("updates") and run.process is not None and not run.process.over:
                 run.process.state = "running"  # even if all places are taken meanwhile: it has its process
             await self.ask(run, "set", changes=changes)
         else:
